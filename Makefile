@@ -1,0 +1,43 @@
+# Two commands set everything up: `make run` (the whole main job) and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PLAN ?= plans/digits.yaml
+
+.PHONY: run test test-all check bench up clean help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Stillhouse needs Python 3.11 or newer; call: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: $(INSTALLED) ## compress, judge, register, serve, roll out and promote the digits model
+	$(BIN)/stillhouse run $(PLAN)
+
+test: $(INSTALLED) ## the fast tests, offline
+	$(BIN)/pytest
+
+test-all: $(INSTALLED) ## all tests, the slow ones included
+	$(BIN)/pytest -m ""
+
+check: $(INSTALLED) ## lint, format, types, import rules, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench: $(INSTALLED) ## benchmarks: figures as ratios measured side by side, written to benchmarks/results
+	$(BIN)/python -m benchmarks
+
+up: $(INSTALLED) ## Prefect, MLflow and the gateway on loopback, until Ctrl-C
+	$(BIN)/stillhouse up
+
+clean: ## remove the embedded state (.stillhouse) and the rebuilt data; keeps the environment
+	rm -rf .stillhouse data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

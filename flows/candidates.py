@@ -1,0 +1,121 @@
+"""Candidate chains as futures: every stage is submitted at once, and Prefect runs what is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from prefect.futures import PrefectFuture
+
+from tasks.compress import compress
+from tasks.contracts.data import DatasetRef
+from tasks.contracts.errors import InfrastructureError, StageFailedError
+from tasks.contracts.evaluation import Quality
+from tasks.contracts.model import StageResult
+from tasks.evaluate import evaluate
+from tasks.export import export
+from tasks.techniques import Technique
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished stage: what it made, what of it is deployed, and how good that is on the validation split."""
+
+    made: StageResult
+    deployed: StageResult
+    """ONNX: the stage's own model, or its export."""
+    quality: Quality
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A chain that was run to its end, or as far as it went."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    failure: str | None
+
+    @property
+    def deployed(self) -> StageResult:
+        """The deployable model at the chain's end."""
+        return self.stages[-1].deployed
+
+    @property
+    def quality(self) -> Quality:
+        """Quality of the deployable model on the validation split."""
+        return self.stages[-1].quality
+
+
+@dataclass(frozen=True)
+class PendingStage:
+    """A submitted stage."""
+
+    made: PrefectFuture[StageResult]
+    deployed: PrefectFuture[StageResult]
+    quality: PrefectFuture[Quality]
+
+    def finish(self) -> Stage:
+        """Wait for the stage.
+
+        Raises:
+            Exception: whatever the stage raised.
+        """
+        made = self.made.result()
+        return Stage(made, self.deployed.result(), self.quality.result(), cached=self.made.state.name == "Cached")
+
+
+@dataclass(frozen=True)
+class PendingCandidate:
+    """A submitted chain."""
+
+    name: str
+    stages: tuple[PendingStage, ...]
+
+    def finish(self) -> Candidate:
+        """Wait for the chain; a chain that cannot go on ends as a failed candidate, and the others go on.
+
+        Raises:
+            InfrastructureError: retries did not help; the next run goes on from here.
+            StageFailedError: a defect.
+        """
+        finished: list[Stage] = []
+        for stage in self.stages:
+            try:
+                finished.append(stage.finish())
+            except (InfrastructureError, StageFailedError):
+                raise
+            except Exception as error:  # noqa: BLE001 - recorded as the candidate's outcome, shown in every report
+                return Candidate(self.name, tuple(finished), failure=f"{type(error).__name__}: {error}")
+        return Candidate(self.name, tuple(finished), failure=None)
+
+
+def start_candidate(
+    name: str,
+    chain: Sequence[Technique],
+    baseline: StageResult,
+    baseline_onnx: StageResult,
+    data: DatasetRef,
+    seed: int,
+) -> PendingCandidate:
+    """Submit a chain: its techniques, the export where torch ends, and an evaluation after every stage."""
+    # prefect resolves futures among the arguments; its types do not say so
+    current: Any = baseline
+    stages: list[PendingStage] = []
+    for position, technique in enumerate(chain):
+        if technique.takes == "onnx" and position > 0 and chain[position - 1].gives == "torch":
+            current = stages[-1].deployed
+        elif technique.takes == "onnx" and position == 0:
+            current = baseline_onnx
+        current = compress.submit(name, technique, current, baseline, data, seed)
+        stages.append(_evaluated(current, technique.gives == "torch", baseline_onnx, data))
+    if chain[-1].gives == "torch":
+        stages.append(PendingStage(stages[-1].deployed, stages[-1].deployed, stages[-1].quality))
+    return PendingCandidate(name, tuple(stages))
+
+
+def _evaluated(made: Any, is_torch: bool, baseline_onnx: StageResult, data: DatasetRef) -> PendingStage:
+    deployed = export.submit(made, data) if is_torch else made
+    quality = evaluate.submit(cast(Any, deployed), baseline_onnx, data, "validation")
+    return PendingStage(made, deployed, quality)

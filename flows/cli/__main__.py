@@ -1,0 +1,5 @@
+"""`python -m flows.cli` is the `stillhouse` command."""
+
+from flows.cli import main
+
+main()

@@ -1,0 +1,58 @@
+"""`stillhouse plan`: validate, show, schema."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+PlanPath = Annotated[Path, typer.Argument(help="A YAML plan; see plans/ for plans to copy.", metavar="PLAN")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override one value: `--set seed=1`, `--set candidates.small.0.temperature=6`."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+
+
+@app.command()
+def validate(plan: PlanPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a plan as a whole, chains included, without doing any work. Exit code 2 names every fault."""
+    from flows.cli.console import console, print_json
+    from flows.plan import load_plan
+    from flows.plan_power import power_warnings
+
+    loaded = load_plan(plan, tuple(overrides or ()))
+    warnings = power_warnings(loaded)
+    if as_json:
+        print_json({"plan": loaded.name, "digest": loaded.value_digest(), "valid": True, "warnings": warnings})
+        return
+    console().print(
+        f"[green]valid[/] {loaded.name} ({len(loaded.candidates)} candidates), {loaded.value_digest()[:12]}"
+    )
+    for warning in warnings:
+        console().print(f"[yellow]warning:[/] {warning}")
+
+
+@app.command()
+def show(plan: PlanPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Show a plan with every default filled in."""
+    import yaml
+
+    from flows.cli.console import console, print_json
+    from flows.plan import load_plan
+
+    loaded = load_plan(plan, tuple(overrides or ()))
+    if as_json:
+        print_json(loaded)
+    else:
+        console().out(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False), highlight=False)
+
+
+@app.command()
+def schema() -> None:
+    """Write the JSON schema of plans, for editors that complete and check YAML."""
+    from flows.cli.console import print_json
+    from flows.plan import plan_schema
+
+    print_json(plan_schema())

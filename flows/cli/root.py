@@ -1,0 +1,72 @@
+"""The command tree, and what an error means to the shell."""
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from flows.cli import data, model, plan, rollout, runs
+from flows.cli.console import error_console
+from flows.cli.doctor import doctor
+from flows.cli.gate import gate
+from flows.cli.replay import replay
+from flows.cli.report import report
+from flows.cli.run import run
+from flows.cli.serve import serve
+from flows.cli.techniques import techniques
+from flows.cli.up import up
+from tasks.contracts.errors import InfrastructureError, StillhouseError, UserError
+from tasks.runtime.embedded import use_embedded_engines
+
+EXIT_GATE = 1
+EXIT_USER = 2
+EXIT_INFRASTRUCTURE = 3
+
+app = typer.Typer(
+    name="stillhouse",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Make big networks small, fast and trusted: compress, judge, register, roll out.\n\n"
+    "Start with `stillhouse run plans/digits.yaml`. Exit codes: 0 passed, 1 gate failed or inconclusive, "
+    "2 bad input, 3 infrastructure.",
+)
+app.command()(run)
+app.add_typer(plan.app, name="plan", help="Validate and show plans.")
+app.add_typer(data.app, name="data", help="Data sets and their versions.")
+app.command()(techniques)
+app.add_typer(runs.app, name="runs", help="Past runs.")
+app.add_typer(model.app, name="model", help="Registered models and artifacts.")
+app.command()(gate)
+app.command()(model.promote)
+app.add_typer(rollout.app, name="rollout", help="Move traffic to a challenger, and back.")
+app.command()(serve)
+app.command()(replay)
+app.command()(report)
+app.command()(up)
+app.command()(doctor)
+
+
+def run_command_line() -> NoReturn:
+    """Run the command; a foreseen error becomes one message and an exit code, never a traceback."""
+    use_embedded_engines()
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), EXIT_USER)
+    except InfrastructureError as error:
+        _fail(str(error), EXIT_INFRASTRUCTURE)
+    except StillhouseError as error:
+        _fail(f"{error}\nThis is a defect in Stillhouse; please report it with the lines above.", EXIT_INFRASTRUCTURE)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    error_console().print(f"[bold red]error:[/] {_escaped(message)}", highlight=False)
+    sys.exit(code)
+
+
+def _escaped(message: str) -> str:
+    from rich.markup import escape
+
+    return escape(message)

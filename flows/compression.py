@@ -1,0 +1,77 @@
+"""Compression: from a plan to a registered challenger, or to the reasons why there is none."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
+
+from flows.baselines import describe_move, keep_baseline, make_baseline
+from flows.candidates import start_candidate
+from flows.dossiers import save_dossier
+from flows.judging import choose_candidate, judge
+from flows.lineage import lineage_of
+from flows.outcome import Outcome, make_dossier, models_to_time
+from flows.plan import CompressionPlan
+from flows.plan_power import power_warnings
+from tasks.contracts.run import RunDossier
+from tasks.evaluation.machine import current_machine
+from tasks.fetch import fetch
+from tasks.measure import measure
+from tasks.register import register
+from tasks.report import report, report_path
+from tasks.runtime.services import connect
+from tasks.stages.fetching import record_dataset, source_revision
+from tasks.track import track
+
+
+@flow(name="compress-model", flow_run_name="{plan.name}", persist_result=False)
+def compress_model(plan: CompressionPlan, pin_baseline: bool = False) -> RunDossier:
+    """Compress a model by every candidate chain of `plan`, judge the outcomes, and register the best that passes.
+
+    Args:
+        plan: What to do; validated as a whole before this starts.
+        pin_baseline: Write the baseline's record to `baselines/<plan>.json`.
+
+    Raises:
+        UserError: data, baseline or plan are wrong.
+        InfrastructureError: something outside failed for longer than retries last; a later run goes on from here.
+    """
+    run_id, started_at = str(flow_run.id), datetime.now(UTC).isoformat(timespec="seconds")
+    data = fetch(plan.dataset, source_revision(plan.dataset, connect().settings), plan.seed)
+    record_dataset(data, connect().documents)
+    for warning in power_warnings(plan, data.splits["test"].num_rows):
+        get_run_logger().warning(warning)
+    baseline = make_baseline(plan, data)
+    pending = [
+        start_candidate(name, chain, baseline.made, baseline.deployed, data, plan.seed)
+        for name, chain in plan.candidates.items()
+    ]
+    candidates = [candidate.finish() for candidate in pending]
+    timings = measure(models_to_time(baseline, candidates), data, current_machine(), plan.seed)
+    judged = judge(plan, data, baseline, candidates, timings, started_at)
+    dossier = make_dossier(
+        Outcome(
+            run_id=run_id,
+            started_at=started_at,
+            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            plan=plan,
+            data=data,
+            baseline=baseline,
+            baseline_moved=describe_move(plan.name, baseline.made.model.digest, data.digest),
+            judged=judged,
+            chosen=choose_candidate(judged, data, timings, plan.choose),
+            timings=timings,
+            lineage=lineage_of(plan, data, judged),
+            report=report_path(run_id),
+        )
+    )
+    keep_baseline(dossier, pin=pin_baseline)
+    tracking_run = track(dossier)
+    if dossier.record.chosen is not None:
+        registered = register(dossier, tracking_run)
+        dossier = dossier.with_record(registered=registered)
+    save_dossier(dossier)
+    report(dossier)
+    return dossier

@@ -1,0 +1,38 @@
+"""Dossiers of past runs: where they are kept, and how one is found."""
+
+from tasks.contracts.errors import UserError
+from tasks.contracts.run import RunDossier
+from tasks.runtime.documents import record_document
+from tasks.runtime.services import connect
+
+_PREFIX = "runs/"
+
+
+def save_dossier(dossier: RunDossier) -> None:
+    """Keep a dossier; an unchanged one is not written again, a changed one becomes its next version."""
+    record_document(connect().documents, f"{_PREFIX}{dossier.record.run_id}", dossier.canonical_json())
+
+
+def list_dossiers() -> list[RunDossier]:
+    """Return the newest version of every run's dossier, newest run first."""
+    documents = connect().documents
+    found = [documents.latest(name) for name in documents.names(_PREFIX)]
+    dossiers = [RunDossier.model_validate_json(document.data) for document in found if document]
+    return sorted(dossiers, key=lambda dossier: dossier.started_at, reverse=True)
+
+
+def find_dossier(run: str) -> RunDossier:
+    """Return the dossier of a run by its id, the start of its id, or `latest`.
+
+    Raises:
+        UserError: no run, or more than one, answers to `run`.
+    """
+    dossiers = list_dossiers()
+    if not dossiers:
+        raise UserError("there is no run yet; start one with `stillhouse run plans/digits.yaml`")
+    if run == "latest":
+        return dossiers[0]
+    matching = [dossier for dossier in dossiers if dossier.record.run_id.startswith(run)]
+    if len(matching) != 1:
+        raise UserError(f"{len(matching)} runs answer to {run!r}; `stillhouse runs ls` lists the ids")
+    return matching[0]

@@ -1,0 +1,88 @@
+"""Judging the candidates of a run: the Pareto front on validation, the gate on test, and the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flows.candidates import Candidate
+from flows.outcome import Baseline, Judged, primary_metric, validation_point
+from flows.plan import CompressionPlan, Preference
+from tasks.contracts.data import DatasetRef
+from tasks.contracts.evaluation import METRIC_DIRECTIONS, TimingTable
+from tasks.contracts.verdict import Verdict
+from tasks.decisions.pareto import Objective, choose, pareto_front
+from tasks.evaluate import evaluate
+from tasks.gate import gate
+
+_SIZE = Objective("size_bytes", "lower")
+_LATENCY = Objective("latency_p50_ms", "lower")
+
+
+def judge(
+    plan: CompressionPlan,
+    data: DatasetRef,
+    baseline: Baseline,
+    candidates: Sequence[Candidate],
+    timings: TimingTable,
+    created_at: str,
+) -> tuple[Judged, ...]:
+    """Gate every finished candidate on the test split, which is read here and nowhere before.
+
+    All finished candidates share the gate's error rate, since the best of those that pass is chosen.
+    """
+    finished = [candidate for candidate in candidates if candidate.failure is None]
+    front = pareto_front(_points(finished, data, timings), _objectives(data))
+    reference = evaluate(baseline.deployed, baseline.deployed, data, "test")
+    qualities = {one.name: evaluate.submit(one.deployed, baseline.deployed, data, "test") for one in finished}
+    reports = {
+        candidate.name: gate.submit(
+            candidate.name,
+            qualities[candidate.name].result(),
+            reference,
+            timings.models[candidate.deployed.model.digest],
+            timings.models[baseline.deployed.model.digest],
+            data,
+            plan.constraints,
+            plan.gate,
+            len(finished),
+            plan.registered_name,
+            plan.value_digest(),
+            created_at,
+        )
+        for candidate in finished
+    }
+    return tuple(
+        Judged(
+            candidate,
+            gate=reports[candidate.name].result() if candidate.name in reports else None,
+            pareto=candidate.name in front,
+        )
+        for candidate in candidates
+    )
+
+
+def choose_candidate(
+    judged: Sequence[Judged], data: DatasetRef, timings: TimingTable, preference: Preference
+) -> str | None:
+    """Return the name of the best candidate that passed the gate, by the plan's preference; None if none passed.
+
+    The choice looks at validation figures only: the test split decides who may be chosen, not who is.
+    """
+    passed = [one.candidate for one in judged if one.gate is not None and one.gate.report.verdict is Verdict.PASS]
+    quality = _objectives(data)[0]
+    order = {
+        "smallest": (_SIZE, _LATENCY, quality),
+        "fastest": (_LATENCY, _SIZE, quality),
+        "most_accurate": (quality, _SIZE, _LATENCY),
+    }
+    return choose(_points(passed, data, timings), order[preference])
+
+
+def _objectives(data: DatasetRef) -> tuple[Objective, ...]:
+    metric = primary_metric(data)
+    return (Objective(metric, METRIC_DIRECTIONS[metric]), _SIZE, _LATENCY)
+
+
+def _points(candidates: Sequence[Candidate], data: DatasetRef, timings: TimingTable) -> dict[str, dict[str, float]]:
+    metric = primary_metric(data)
+    return {candidate.name: validation_point(candidate, timings, metric) for candidate in candidates}

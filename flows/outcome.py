@@ -1,0 +1,170 @@
+"""From results to the record of a run: plain functions over values, no tasks and no clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flows.candidates import Candidate, Stage
+from flows.plan import CompressionPlan
+from tasks.contracts.data import DatasetRef
+from tasks.contracts.evaluation import Evaluation, Quality, TimingTable
+from tasks.contracts.model import ModelRef, StageResult
+from tasks.contracts.run import (
+    BaselineSummary,
+    CandidateDossier,
+    CandidateSummary,
+    CheckSummary,
+    DatasetSummary,
+    GateSummary,
+    PlanIdentity,
+    RunDossier,
+    RunRecord,
+    StageSummary,
+)
+from tasks.contracts.verdict import StoredGateReport, Verdict
+
+COMPLETED_CHECK = "completed"
+"""Name of the check that a chain fails which did not get to its end."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The uncompressed model: in torch, as exported, and how good it is on the validation split."""
+
+    made: StageResult
+    deployed: StageResult
+    quality: Quality
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate with the gate's answer; `gate` is None for a chain that did not finish."""
+
+    candidate: Candidate
+    gate: StoredGateReport | None
+    pareto: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that a run has found out before anything is recorded."""
+
+    run_id: str
+    started_at: str
+    finished_at: str
+    plan: CompressionPlan
+    data: DatasetRef
+    baseline: Baseline
+    baseline_moved: str | None
+    judged: tuple[Judged, ...]
+    chosen: str | None
+    timings: TimingTable
+    lineage: dict[str, str]
+    report: str
+
+
+def models_to_time(baseline: Baseline, candidates: list[Candidate]) -> tuple[ModelRef, ...]:
+    """Return every deployable model of the run once, and the torch baseline as the eager reference."""
+    models = [baseline.made.model, baseline.deployed.model]
+    models += [stage.deployed.model for candidate in candidates for stage in candidate.stages]
+    return tuple({model.digest: model for model in models}.values())
+
+
+def validation_point(candidate: Candidate, timings: TimingTable, metric: str) -> dict[str, float]:
+    """Return the objectives of a finished candidate: quality and latency on the validation split, and size."""
+    timing = timings.models[candidate.deployed.model.digest]
+    return {
+        metric: candidate.quality.metrics[metric],
+        "size_bytes": float(candidate.quality.size_bytes),
+        "latency_p50_ms": timing.latency_ms["1"].p50,
+    }
+
+
+def primary_metric(data: DatasetRef) -> str:
+    """Return the metric that the gate and the Pareto front look at first."""
+    return "accuracy" if data.task == "classification" else "rmse"
+
+
+def make_dossier(outcome: Outcome) -> RunDossier:
+    """Put the outcome into the form that is recorded, reported and registered."""
+    timings = outcome.timings
+    return RunDossier(
+        record=make_record(outcome),
+        started_at=outcome.started_at,
+        finished_at=outcome.finished_at,
+        plan_document=outcome.plan.model_dump(mode="json"),
+        dataset=outcome.data,
+        baseline_stage=outcome.baseline.made,
+        baseline_moved=outcome.baseline_moved,
+        eager_timing=timings.models[outcome.baseline.made.model.digest],
+        machine=timings.machine,
+        candidates={
+            judged.candidate.name: CandidateDossier(
+                stages=tuple(stage.made for stage in judged.candidate.stages),
+                gate=judged.gate,
+                failure=judged.candidate.failure,
+            )
+            for judged in outcome.judged
+        },
+        lineage=outcome.lineage,
+    )
+
+
+def make_record(outcome: Outcome) -> RunRecord:
+    """Return the record of schema `stillhouse.run/1`, before registration and rollout."""
+    baseline = outcome.baseline
+    return RunRecord(
+        run_id=outcome.run_id,
+        plan=PlanIdentity(name=outcome.plan.name, digest=outcome.plan.value_digest()),
+        dataset=DatasetSummary(
+            name=outcome.data.name,
+            digest=outcome.data.digest,
+            revision=outcome.data.revision,
+            splits={name: split.num_rows for name, split in outcome.data.splits.items()},
+        ),
+        baseline=BaselineSummary(
+            model=baseline.deployed.model, evaluation=_evaluation(baseline.deployed, baseline.quality, outcome.timings)
+        ),
+        candidates=tuple(_summary(judged, outcome.timings) for judged in outcome.judged),
+        chosen=outcome.chosen,
+        registered=None,
+        rollout=None,
+        report=outcome.report,
+    )
+
+
+def _summary(judged: Judged, timings: TimingTable) -> CandidateSummary:
+    return CandidateSummary(
+        name=judged.candidate.name,
+        stages=tuple(_stage(stage, timings) for stage in judged.candidate.stages),
+        gate=_gate(judged.gate),
+        pareto=judged.pareto,
+    )
+
+
+def _stage(stage: Stage, timings: TimingTable) -> StageSummary:
+    return StageSummary(
+        kind=stage.made.kind,
+        cached=stage.cached,
+        seconds=stage.made.seconds,
+        model=stage.made.model,
+        evaluation=_evaluation(stage.deployed, stage.quality, timings),
+    )
+
+
+def _evaluation(deployed: StageResult, quality: Quality, timings: TimingTable) -> Evaluation:
+    return Evaluation.combine(quality, timings.models[deployed.model.digest])
+
+
+def _gate(stored: StoredGateReport | None) -> GateSummary:
+    if stored is None:
+        unfinished = CheckSummary(
+            name=COMPLETED_CHECK, verdict=Verdict.FAIL, estimate=None, bound=None, margin=None, num_rows=0
+        )
+        return GateSummary(verdict=Verdict.FAIL, checks=(unfinished,))
+    checks = tuple(
+        CheckSummary.model_validate(check.model_dump(include=set(CheckSummary.model_fields)))
+        for check in stored.report.checks
+    )
+    return GateSummary(verdict=stored.report.verdict, checks=checks)

@@ -1,0 +1,155 @@
+"""The plan: what a user writes. It is validated as a whole, chains included, before any work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from flows.plan_errors import explain
+from tasks.contracts.data import SplitName
+from tasks.contracts.errors import PlanError
+from tasks.contracts.model import ModelFormat
+from tasks.contracts.value import Slug, Value
+from tasks.datasets import Source
+from tasks.decisions.gates import Constraints, GatePolicy
+from tasks.decisions.rollout import RolloutPolicy
+from tasks.techniques import Technique
+from tasks.techniques.baseline import Baseline
+
+Preference = Literal["smallest", "fastest", "most_accurate"]
+
+
+class Replay(Value):
+    """Traffic that the run itself sends to the gateway, for a rollout where no clients are."""
+
+    split: SplitName = Field(default="validation", description="Split whose rows are sent, with labels as feedback.")
+    concurrency: int = Field(default=4, ge=1, le=256, description="Connections used at once.")
+    requests_per_second: float | None = Field(default=None, gt=0, description="As fast as they are answered if none.")
+
+
+class Rollout(RolloutPolicy):
+    """The rollout policy, how often it is ticked, and whether the run brings its own traffic."""
+
+    tick_seconds: float = Field(default=60.0, gt=0, description="Pause between two looks at the traffic, seconds.")
+    replay: Replay | None = Field(default=None, description="Send rows of a split as traffic; none: real clients do.")
+
+    @property
+    def policy(self) -> RolloutPolicy:
+        """The part that the state machine knows."""
+        return RolloutPolicy(**{name: getattr(self, name) for name in RolloutPolicy.model_fields})
+
+
+class CompressionPlan(Value):
+    """Everything that one run depends on, apart from addresses and credentials."""
+
+    name: Slug
+    model_name: Slug | None = Field(default=None, description="Name in the registry; the plan's name if none is given.")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    dataset: Source
+    baseline: Baseline
+    candidates: dict[Slug, Annotated[tuple[Technique, ...], Field(min_length=1)]] = Field(min_length=1)
+    constraints: Constraints = Constraints()
+    target: Literal["cpu"] = Field(default="cpu", description="What the deployable models are built for and timed on.")
+    gate: GatePolicy = GatePolicy()
+    choose: Preference = Field(default="smallest", description="Which of the candidates that pass is registered.")
+    rollout: Rollout = Rollout()
+
+    @property
+    def registered_name(self) -> Slug:
+        """Name of the model in the registry, the ledger and the route."""
+        return self.model_name or self.name
+
+    @model_validator(mode="after")
+    def _chains_fit(self) -> CompressionPlan:
+        for name, chain in self.candidates.items():
+            check_chain(name, chain)
+        return self
+
+
+def check_chain(name: str, chain: tuple[Technique, ...]) -> None:
+    """Check that every technique gets the format that it takes; torch becomes onnx by an export, never back.
+
+    Raises:
+        ValueError: it does not; the message names the two techniques and the remedy.
+    """
+    current: ModelFormat = "torch"
+    giver = "the baseline"
+    for technique in chain:
+        if technique.takes == "torch" and current == "onnx":
+            raise ValueError(
+                f"candidate {name!r}: {technique.kind} needs a torch model, but {giver} before it gives onnx; "
+                f"move {technique.kind} before {giver}"
+            )
+        current, giver = technique.gives, technique.kind
+
+
+def load_plan(path: Path, overrides: tuple[str, ...] = ()) -> CompressionPlan:
+    """Read a YAML plan, apply `key.path=value` overrides, and validate the whole.
+
+    Raises:
+        PlanError: the file is missing or not YAML, or a value is wrong; every fault is named, with its place.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"plan {path} cannot be read: {error.strerror}; see plans/ for plans to copy") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PlanError(f"plan {path} is not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise PlanError(f"plan {path} must be a mapping with keys such as name, dataset, baseline and candidates")
+    for override in overrides:
+        _apply_override(document, override)
+    return parse_plan(document, str(path))
+
+
+def parse_plan(document: dict[str, Any], origin: str) -> CompressionPlan:
+    """Validate a plan that is already parsed; `origin` names it in the error.
+
+    Raises:
+        PlanError: with one line per fault.
+    """
+    try:
+        return CompressionPlan.model_validate(document)
+    except ValidationError as error:
+        raise PlanError(f"plan {origin} is not valid:\n{explain(error, document, plan_schema())}") from error
+
+
+def plan_schema() -> dict[str, Any]:
+    """Return the JSON schema of a plan, for editors."""
+    return TypeAdapter(CompressionPlan).json_schema()
+
+
+def _apply_override(document: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise PlanError(f"--set {override!r} is not of the form key.path=value, for example --set seed=1")
+    *parents, last = path.split(".")
+    place: Any = document
+    for part in parents:
+        place = _descend(place, part, override)
+    value = yaml.safe_load(text)
+    if isinstance(place, list):
+        place[_index(place, last, override)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise PlanError(f"--set {override!r}: there is nothing below {parents[-1]!r}; the value there is {place!r}")
+
+
+def _descend(place: Any, part: str, override: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, part, override)]
+    if isinstance(place, dict):
+        if part not in place:
+            place[part] = {}
+        return place[part]
+    raise PlanError(f"--set {override!r}: there is nothing below {part!r}; the value there is {place!r}")
+
+
+def _index(place: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise PlanError(f"--set {override!r}: {part!r} is not a position of a list of {len(place)} (they start at 0)")
+    return int(part)

@@ -1,0 +1,131 @@
+"""One loaded model: an onnxruntime session that has proved itself before it takes traffic."""
+
+import logging
+import statistics
+import time
+
+import numpy as np
+import onnxruntime as ort
+
+from infra.gateway.errors import InferenceError
+from infra.gateway.protocol import DATATYPES, TensorSpec
+from infra.gateway.watchdog import Watchdog
+from tasks.contracts.errors import ModelError
+from tasks.contracts.route import ModelSignature
+from tasks.contracts.value import Digest
+
+_WARM_UP_RUNS = 5
+_ORT_TYPES = {f"tensor({'float' if name == 'float32' else 'double' if name == 'float64' else name})": name
+              for name in DATATYPES}  # fmt: skip
+_SMOOTHING = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+class Backend:
+    """A model that answers; safe to run from several threads."""
+
+    def __init__(self, digest: Digest, model: bytes, signature: ModelSignature, watchdog: Watchdog) -> None:
+        """Load `model` and run it on zeros.
+
+        Raises:
+            ModelError: the bytes are no model, or not one of this signature.
+        """
+        self.digest = digest
+        self._signature = signature
+        self._watchdog = watchdog
+        try:
+            self._session = ort.InferenceSession(model, _session_options(), providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ModelError(f"model {digest[:12]} cannot be loaded by onnxruntime: {_first_line(error)}") from error
+        self.input = self._checked_input()
+        self.outputs = tuple(self._output_spec(node) for node in self._session.get_outputs())
+        self._output_names = [spec.name for spec in self.outputs]
+        self._ms_per_row = self._warm_up()
+
+    def expected_ms(self, num_rows: int) -> float:
+        """Return what a run is expected to take, by a moving average over the latest ones."""
+        return self._ms_per_row * num_rows
+
+    def run(self, inputs: np.ndarray) -> list[np.ndarray]:
+        """Run the model on `inputs` [N, *input_shape]; the first output is [N, K], finite.
+
+        Raises:
+            InferenceError: it failed (`run_failed`), took too long (`timeout`), or gave values that are
+                not finite (`not_finite`) or not one row for each input row (`wrong_shape`).
+        """
+        options = self._watchdog.begin()
+        started = time.perf_counter()
+        try:
+            outputs: list[np.ndarray] = self._session.run(self._output_names, {self.input.name: inputs}, options)
+        except Exception as error:  # onnxruntime's errors share no base but Exception
+            logger.debug("model %s failed: %s", self.digest[:12], _first_line(error))
+            raise InferenceError("timeout" if options.terminate else "run_failed") from error
+        finally:
+            elapsed_ms = (time.perf_counter() - started) * 1e3
+            self._ms_per_row += _SMOOTHING * (elapsed_ms / len(inputs) - self._ms_per_row)
+            self._watchdog.end(options)
+        if len(outputs[0]) != len(inputs):
+            raise InferenceError("wrong_shape")
+        if not np.isfinite(outputs[0]).all():
+            raise InferenceError("not_finite")
+        return outputs
+
+    def _checked_input(self) -> TensorSpec:
+        nodes = self._session.get_inputs()
+        if len(nodes) != 1:
+            raise ModelError(f"model {self.digest[:12]} takes {len(nodes)} inputs; export one with a single input")
+        node, expected = nodes[0], self._signature
+        dtype = _ORT_TYPES.get(node.type)
+        if dtype != expected.input_dtype:
+            raise ModelError(f"model {self.digest[:12]} takes {node.type}, and its route says {expected.input_dtype}")
+        fixed_batch = bool(node.shape) and isinstance(node.shape[0], int)
+        if fixed_batch or len(node.shape) != 1 + len(expected.input_shape):
+            raise ModelError(
+                f"model {self.digest[:12]} takes shape {node.shape}; it must be a free batch axis and then "
+                f"{list(expected.input_shape)}; export it with a dynamic batch"
+            )
+        return TensorSpec(node.name, DATATYPES[dtype], (-1, *expected.input_shape))
+
+    def _output_spec(self, node: ort.NodeArg) -> TensorSpec:
+        dtype = _ORT_TYPES.get(node.type)
+        if dtype is None:
+            raise ModelError(f"model {self.digest[:12]} gives {node.type} as {node.name!r}; only numbers can be served")
+        inner = tuple(axis if isinstance(axis, int) else -1 for axis in node.shape[1:])
+        return TensorSpec(node.name, DATATYPES[dtype], (-1, *inner))
+
+    def _warm_up(self) -> float:
+        """Prove the signature on one and on two rows; return the median milliseconds of one row."""
+        signature = self._signature
+        num_outputs = len(signature.class_names) if signature.task == "classification" else 1
+        for num_rows in (2, 1):
+            zeros = np.zeros((num_rows, *signature.input_shape), dtype=signature.input_dtype)
+            try:
+                first = self._session.run(self._output_names, {self.input.name: zeros})[0]
+            except Exception as error:
+                raise ModelError(f"model {self.digest[:12]} fails on {num_rows} rows: {_first_line(error)}") from error
+            if first.size != num_rows * num_outputs or len(first) != num_rows:
+                raise ModelError(
+                    f"model {self.digest[:12]} gives shape {list(first.shape)} for {num_rows} rows; "
+                    f"its route says {num_outputs} outputs a row"
+                )
+        timings = []
+        for _ in range(_WARM_UP_RUNS):
+            started = time.perf_counter()
+            self._session.run(self._output_names, {self.input.name: zeros})
+            timings.append((time.perf_counter() - started) * 1e3)
+        return statistics.median(timings)
+
+
+def _session_options() -> ort.SessionOptions:
+    """One thread and no spinning: two sessions that each spin on every core slow each other down threefold."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,65 @@
+"""The parts of a running gateway, and the order in which they start and stop."""
+
+from infra.gateway.config import GatewayConfig
+from infra.gateway.dispatch import Dispatcher
+from infra.gateway.metrics import GatewayMetrics
+from infra.gateway.records import FeedbackRecord, PredictionRecord, feedback_table, prediction_table
+from infra.gateway.routing import RouteWatcher, RoutingTable
+from infra.gateway.shadow import ShadowRunner
+from infra.gateway.store import GatewayStore
+from infra.gateway.telemetry import SegmentWriter
+from infra.gateway.watchdog import Watchdog
+
+
+class Components:
+    """Everything behind the endpoints."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self.metrics = GatewayMetrics()
+        self.table = RoutingTable()
+        limits = config.model_dump(include={"flush_rows", "flush_interval_s", "buffer_bytes"})
+        rows = self.metrics.log_rows
+        self._predictions: SegmentWriter[PredictionRecord] = SegmentWriter(
+            config.traffic, "predictions", config.replica, prediction_table, rows, **limits
+        )
+        self.feedback: SegmentWriter[FeedbackRecord] = SegmentWriter(
+            config.traffic, "feedback", config.replica, feedback_table, rows, **limits
+        )
+        self._watchdog = Watchdog(config.inference_timeout_s)
+        self._shadows = ShadowRunner(self.metrics, self._predictions.append, queue_size=config.shadow_queue)
+        self.dispatcher = Dispatcher(
+            self.metrics,
+            self._predictions.append,
+            self._shadows,
+            inline_limit_ms=config.inline_limit_ms,
+            timeout_s=config.inference_timeout_s,
+            num_threads=config.num_threads,
+        )
+        self._watcher = RouteWatcher(
+            GatewayStore(config.store),
+            self.table,
+            self._watchdog,
+            self.metrics,
+            replica=config.replica,
+            max_batch_rows=config.max_batch_rows,
+            poll_interval_s=config.poll_interval_s,
+            retry_interval_s=config.retry_interval_s,
+            heartbeat_interval_s=config.heartbeat_interval_s,
+        )
+
+    def start(self) -> None:
+        """Start the threads, those first that the others use; read the routes in the background."""
+        self._predictions.start()
+        self.feedback.start()
+        self._watchdog.start()
+        self._shadows.start()
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """Stop in the opposite order; the logs last, so that they hold every answer that was given."""
+        self._watcher.stop()
+        self._shadows.stop()
+        self.dispatcher.close()
+        self._watchdog.stop()
+        self.feedback.close()
+        self._predictions.close()

@@ -1,0 +1,112 @@
+"""One request's way through the arms: assign, run, fall back, record."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from infra.gateway.backend import Backend
+from infra.gateway.errors import InferenceError
+from infra.gateway.metrics import GatewayMetrics
+from infra.gateway.protocol import InferRequest, encode_response
+from infra.gateway.records import PredictionRecord
+from infra.gateway.routing import ServedRoute
+from infra.gateway.shadow import ShadowRunner
+from tasks.contracts.route import Arm, ArmName, assigned_arm
+
+_GRACE_S = 0.25
+
+
+class Answer(NamedTuple):
+    """What the caller gets."""
+
+    body: bytes | None
+    """None when no model answered."""
+    arm: ArmName
+    served_by: ArmName
+    served: Arm
+
+
+class Dispatcher:
+    """Runs requests on the arms that they fall to, with the champion as the fallback."""
+
+    def __init__(
+        self,
+        metrics: GatewayMetrics,
+        record: Callable[[PredictionRecord], None],
+        shadows: ShadowRunner,
+        *,
+        inline_limit_ms: float,
+        timeout_s: float,
+        num_threads: int,
+    ) -> None:
+        self._metrics, self._record, self._shadows = metrics, record, shadows
+        self._inline_limit_ms, self._timeout_s = inline_limit_ms, timeout_s
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="gateway-inference")
+
+    def close(self) -> None:
+        """Let running threads end."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    async def infer(self, served: ServedRoute, request: InferRequest, key: str) -> Answer:
+        """Answer one request and record it."""
+        started = time.perf_counter()
+        route = served.route
+        arm = served_by = assigned_arm(route, key)
+        outputs: list[np.ndarray] | None = None
+        error = ""
+        if arm == "challenger":
+            try:
+                outputs = await self._run(served.challenger, request.inputs)
+            except InferenceError as failure:
+                error, served_by = failure.reason, "champion"
+                self._metrics.fallbacks.labels(route.model_name, error).inc()
+        if outputs is None:
+            try:
+                outputs = await self._run(served.champion, request.inputs)
+            except InferenceError as failure:
+                error = f"{error}; champion: {failure.reason}" if error else failure.reason
+                self._metrics.failures.labels(route.model_name, failure.reason).inc()
+        answering = route.challenger if served_by == "challenger" else route.champion
+        assert answering is not None
+        body = None
+        if outputs is not None:
+            body = encode_response(route.model_name, answering.version, request, served.champion.outputs, outputs)
+        seconds = time.perf_counter() - started
+        given = None if outputs is None else outputs[0]
+        at = time.time_ns() // 1000
+        self._record(
+            PredictionRecord(
+                route,
+                served.version,
+                request.request_id,
+                at,
+                arm,
+                served_by,
+                False,
+                seconds * 1e3,
+                error,
+                request.inputs,
+                given,
+            )
+        )
+        self._metrics.latency.observe(route.model_name, arm, seconds, len(request.inputs))
+        if route.shadow and arm == "champion":
+            self._shadows.offer(served, request)
+        return Answer(body, arm, served_by, answering)
+
+    async def _run(self, backend: Backend | None, inputs: np.ndarray) -> list[np.ndarray]:
+        """Run where it is cheapest: here, or in a thread if that would hold up other requests."""
+        if backend is None:
+            raise InferenceError("not_ready")
+        if backend.expected_ms(len(inputs)) <= self._inline_limit_ms:
+            return backend.run(inputs)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, backend.run, inputs)
+        # The watchdog ends the run itself; the grace covers one node that cannot be interrupted.
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(future, self._timeout_s + _GRACE_S)
+        raise InferenceError("timeout")

@@ -1,0 +1,105 @@
+"""Bodies and replies on bare ASGI, for the two paths that every request takes."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import orjson
+from starlette.types import Message, Receive, Scope, Send
+
+from infra.gateway.errors import RequestError
+from infra.gateway.metrics import GatewayMetrics
+
+Header = tuple[bytes, bytes]
+Reply = tuple[int, list[Header], bytes]
+
+_JSON: Header = (b"content-type", b"application/json")
+_CLOSE: Header = (b"connection", b"close")
+
+logger = logging.getLogger(__name__)
+
+
+class ClientGoneError(Exception):
+    """The caller closed the connection; nobody is left to answer."""
+
+
+class JsonEndpoint:
+    """An ASGI application around `answer`: refusals become 4xx replies, and anything else a 500 without details."""
+
+    def __init__(self, answer: Callable[[Scope, Receive], Awaitable[Reply]], metrics: GatewayMetrics) -> None:
+        self._answer = answer
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        try:
+            status, headers, body = await self._answer(scope, receive)
+        except RequestError as error:
+            status, headers, body = error_reply(error.status, error.message, close=error.close)
+            self._metrics.refused.labels(str(error.status)).inc()
+        except ClientGoneError:
+            return
+        except Exception:  # the last line of defence: the caller gets no traceback, the log does
+            logger.exception("a request failed unexpectedly")
+            status, headers, body = error_reply(500, "internal error; the gateway's log has the details")
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def json_reply(document: object, status: int = 200) -> Reply:
+    """Make a JSON reply."""
+    return status, [_JSON], orjson.dumps(document)
+
+
+def error_reply(status: int, message: str, *, close: bool = False) -> Reply:
+    """Make the reply that every error has: `{"error": message}`."""
+    _, headers, body = json_reply({"error": message})
+    return status, [*headers, _CLOSE] if close else headers, body
+
+
+async def read_body(headers: dict[bytes, bytes], receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
+    """Return the request's body.
+
+    A body that is declared too long is refused before any of it is read, one without a declared
+    length as soon as it passes the limit.
+
+    Raises:
+        RequestError: 413 beyond `limit_bytes`, 415 when it is compressed, 408 after `timeout_s`.
+        ClientGoneError: the caller left.
+    """
+    if int(headers.get(b"content-length", 0)) > limit_bytes:
+        raise _too_long(limit_bytes)
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise RequestError(415, "compressed bodies are not supported; send plain JSON", close=True)
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message["body"]
+        if len(body) > limit_bytes:
+            raise _too_long(limit_bytes)
+        return body
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read_rest(message, receive, limit_bytes)
+    except TimeoutError:
+        raise RequestError(408, f"the body took longer than {timeout_s:g} s", close=True) from None
+
+
+async def _read_rest(message: Message, receive: Receive, limit_bytes: int) -> bytes:
+    """Collect the parts and join them once; adding each to the last would be quadratic."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit_bytes:
+            raise _too_long(limit_bytes)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+        message = await receive()
+
+
+def _too_long(limit_bytes: int) -> RequestError:
+    return RequestError(413, f"the body is longer than {limit_bytes} bytes", close=True)

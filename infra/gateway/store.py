@@ -1,0 +1,71 @@
+"""The gateway's view of the store: it reads routes and models, and writes acknowledgements."""
+
+import re
+from pathlib import Path
+
+from infra.gateway.durable import replace_file
+from tasks.contracts.artifact import artifact_key, document_key
+from tasks.contracts.errors import ArtifactCorruptError, ArtifactMissingError
+from tasks.contracts.route import RouteAcknowledgement
+from tasks.contracts.value import Digest, sha256_hex
+
+_MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_VERSION_FILE = re.compile(r"(\d{8})\.json")
+
+
+class GatewayStore:
+    """Reads below one root folder; see `tasks.contracts.artifact` for the layout."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def routed_models(self) -> list[str]:
+        """Return the names of all models that have a route."""
+        folder = (self._root / document_key("routes/model", 1)).parents[1]
+        try:
+            return sorted(entry.name for entry in folder.iterdir() if _MODEL_NAME.fullmatch(entry.name))
+        except FileNotFoundError:
+            return []
+
+    def latest_route(self, model_name: str, known_version: int) -> tuple[int, bytes] | None:
+        """Return (version, document) of the newest route, or None if nothing follows `known_version`.
+
+        Versions follow each other without gaps, so asking for the next one costs a single `stat`
+        however long the history is.
+        """
+        name = f"routes/{model_name}"
+        folder = (self._root / document_key(name, 1)).parent
+        if known_version and not (self._root / document_key(name, known_version + 1)).exists():
+            return None
+        versions = [int(match[1]) for file in folder.iterdir() if (match := _VERSION_FILE.fullmatch(file.name))]
+        version = max(versions, default=0)
+        if version <= known_version:
+            return None
+        return version, (self._root / document_key(name, version)).read_bytes()
+
+    def read_artifact(self, digest: Digest) -> bytes:
+        """Return a blob whose bytes have been checked against its digest.
+
+        Raises:
+            ArtifactMissingError: there is no such blob.
+            ArtifactCorruptError: the bytes do not have that digest.
+        """
+        try:
+            data = (self._root / artifact_key(digest)).read_bytes()
+        except FileNotFoundError:
+            raise ArtifactMissingError(f"the store holds no artifact {digest}") from None
+        if sha256_hex(data) != digest:
+            raise ArtifactCorruptError(f"artifact {digest} is damaged: its bytes have another SHA-256")
+        return data
+
+    def acknowledge(self, acknowledgement: RouteAcknowledgement) -> None:
+        """Replace this replica's acknowledgement of the model's route."""
+        path = self._acknowledgement_path(acknowledgement.model_name, acknowledgement.replica)
+        replace_file(path, acknowledgement.canonical_json())
+
+    def withdraw(self, model_name: str, replica: str) -> None:
+        """Remove this replica's acknowledgement, so that nobody waits for a gateway that has stopped."""
+        self._acknowledgement_path(model_name, replica).unlink(missing_ok=True)
+
+    def _acknowledgement_path(self, model_name: str, replica: str) -> Path:
+        return self._root / "acknowledgements" / model_name / f"{replica}.json"

@@ -1,0 +1,154 @@
+"""The log: records wait in bounded memory, and one thread writes them as Parquet segments.
+
+Nothing here is ever raised to a caller. What cannot be kept or written is counted, in the metrics
+and in the process's own log.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from prometheus_client import Counter
+
+from infra.gateway.durable import publish_file
+
+logger = logging.getLogger(__name__)
+
+
+class Record(Protocol):
+    """What a segment writer needs to know of a record."""
+
+    @property
+    def model_name(self) -> str: ...  # noqa: D102
+    @property
+    def num_rows(self) -> int: ...  # noqa: D102
+    @property
+    def num_bytes(self) -> int: ...  # noqa: D102
+
+
+R = TypeVar("R", bound=Record)
+
+
+class SegmentWriter(Generic[R]):
+    """One log, `predictions` or `feedback`, of every model of this replica.
+
+    A segment lies in the folder of the hour in which it was written, so that its rows are from that
+    hour or from just before it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        log: str,
+        replica: str,
+        to_table: Callable[[list[R]], pa.Table],
+        rows_counter: Counter,
+        *,
+        flush_rows: int,
+        flush_interval_s: float,
+        buffer_bytes: int,
+    ) -> None:
+        self._root, self._log, self._replica = root, log, replica
+        self._to_table = to_table
+        self._written = rows_counter.labels(log, "written")
+        self._lost = rows_counter.labels(log, "lost")
+        self._flush_rows, self._flush_interval_s, self._buffer_bytes = flush_rows, flush_interval_s, buffer_bytes
+        self._lock = threading.Lock()
+        self._records: list[R] = []
+        self._rows = 0
+        self._bytes = 0
+        self._number = 0
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=f"gateway-{log}-log", daemon=True)
+
+    def start(self) -> None:
+        """Begin writing."""
+        pa.array([0])  # the first conversion imports pandas where it is installed: not under a request
+        self._thread.start()
+
+    def append(self, record: R) -> None:
+        """Take a record; it is lost, and counted, when the memory for waiting records is full."""
+        with self._lock:
+            fits = self._bytes + record.num_bytes <= self._buffer_bytes
+            if fits:
+                self._keep(record)
+        if not fits:
+            self._lost.inc(record.num_rows)
+        elif self._rows >= self._flush_rows:
+            self._wake.set()
+
+    def close(self) -> None:
+        """Write everything that waits, and stop."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join()
+        with self._lock:
+            lost = self._rows
+        if lost:
+            self._lost.inc(lost)
+            logger.error("%s log: %d rows could not be written before the end and are lost", self._log, lost)
+
+    def _keep(self, record: R) -> None:
+        self._records.append(record)
+        self._rows += record.num_rows
+        self._bytes += record.num_bytes
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait(self._flush_interval_s)
+            self._wake.clear()
+            if not self._flush():
+                self._stopping.wait(self._flush_interval_s)
+        self._flush()
+
+    def _flush(self) -> bool:
+        """Write what waits; return False, and keep it waiting, if the disk refused some of it."""
+        with self._lock:
+            records, self._records, self._rows, self._bytes = self._records, [], 0, 0
+        by_model: dict[str, list[R]] = {}
+        for record in records:
+            by_model.setdefault(record.model_name, []).append(record)
+        outcomes = [self._flush_model(model_name, group) for model_name, group in by_model.items()]
+        return all(outcomes)
+
+    def _flush_model(self, model_name: str, records: list[R]) -> bool:
+        rows = sum(record.num_rows for record in records)
+        try:
+            self._write(model_name, self._to_table(records))
+        except OSError as error:  # the disk may have room again at the next flush
+            logger.error("%s log of %s: %d rows not written, will retry: %s", self._log, model_name, rows, error)
+            with self._lock:
+                for record in records:
+                    self._keep(record)
+            return False
+        except Exception:  # a record that cannot be laid out must not stop those that follow
+            logger.exception("%s log of %s: %d rows lost", self._log, model_name, rows)
+            self._lost.inc(rows)
+        else:
+            self._written.inc(rows)
+        return True
+
+    def _write(self, model_name: str, table: pa.Table) -> None:
+        if not table.num_rows:
+            return
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd")
+        data = buffer.getvalue().to_pybytes()
+        now = time.time_ns()
+        hour = datetime.fromtimestamp(now / 1e9, UTC).strftime("%Y-%m-%d-%H")
+        self._number = max(self._number + 1, now // 1000)  # rises through restarts under the same name
+        while True:
+            path = self._root / model_name / self._log / hour / f"{self._replica}-{self._number}.parquet"
+            try:
+                publish_file(path, data)
+            except FileExistsError:  # another replica was given the same name
+                self._number += 1
+            else:
+                return

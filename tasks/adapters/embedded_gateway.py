@@ -1,0 +1,75 @@
+"""A gateway for the length of a rollout, where none serves this store yet."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.adapters.gateway_client import GatewayClient
+from tasks.adapters.local_store import LocalDocuments
+from tasks.adapters.route_store import RouteStore
+from tasks.contracts.errors import ServiceUnavailableError
+from tasks.runtime.settings import Settings
+
+_STOP_WITHIN_S = 30.0
+_READY_WITHIN_S = 60.0
+
+
+@contextmanager
+def gateway(settings: Settings, model_name: str) -> Iterator[str]:
+    """Give the address of a gateway that serves `model_name` from this store; start one if there is none.
+
+    The one that is started listens on a free port of the loopback interface and ends with the block.
+
+    Raises:
+        ServiceUnavailableError: it did not start; its log is named.
+    """
+    if _is_served(settings, model_name):
+        yield settings.gateway_url
+        return
+    log_path = settings.home / "logs" / "gateway.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "infra.gateway", "--port", "0", "--store", str(settings.store_root)]
+    command += ["--traffic", str(settings.traffic_root)]
+    with (
+        log_path.open("ab") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            url = process.stdout.readline().strip()
+            if not url:
+                raise ServiceUnavailableError(f"the gateway ended with code {process.wait()}; see {log_path}")
+            _wait_until_ready(url, model_name, log_path)
+            yield url
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=_STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _wait_until_ready(url: str, model_name: str, log_path: Path) -> None:
+    deadline = time.monotonic() + _READY_WITHIN_S
+    with GatewayClient(url) as client:
+        while not client.ready(model_name):
+            if time.monotonic() > deadline:
+                raise ServiceUnavailableError(
+                    f"the gateway at {url} does not serve {model_name!r} after {_READY_WITHIN_S:.0f} s; see {log_path}"
+                )
+            time.sleep(0.1)
+
+
+def _is_served(settings: Settings, model_name: str) -> bool:
+    """Tell whether a gateway both renews its acknowledgements in this store and answers at the address."""
+    routes = RouteStore(LocalDocuments(settings.store_root), settings.store_root)
+    if not routes.live(model_name):
+        return False
+    with GatewayClient(settings.gateway_url) as client:
+        try:
+            return client.ready(model_name)
+        except ServiceUnavailableError:
+            return False

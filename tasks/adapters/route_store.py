@@ -1,0 +1,125 @@
+"""The route of each model as a versioned document, and what the gateways say they serve of it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tasks.contracts.errors import InfrastructureError, ModelError, ServiceUnavailableError
+from tasks.contracts.route import Route, RouteAcknowledgement
+from tasks.runtime.services import DocumentStore
+
+LIVE_FOR = timedelta(seconds=30)
+"""A gateway renews its acknowledgement every ten seconds; one that missed three times is taken for gone."""
+
+
+@dataclass(frozen=True)
+class VersionedRoute:
+    """A route and the version of the document that holds it."""
+
+    version: int
+    route: Route
+
+
+class RouteStore:
+    """Routes in a document store, acknowledgements as files that the gateways write beside it."""
+
+    def __init__(self, documents: DocumentStore, store_root: Path) -> None:
+        self._documents = documents
+        self._acknowledgements = store_root / "acknowledgements"
+
+    def current(self, model_name: str) -> VersionedRoute | None:
+        """Return the newest route of the model, or None.
+
+        Raises:
+            InfrastructureError: the stored document is not a route.
+        """
+        document = self._documents.latest(_document_name(model_name))
+        if document is None:
+            return None
+        try:
+            return VersionedRoute(document.version, Route.model_validate_json(document.data))
+        except ValidationError as error:
+            raise InfrastructureError(
+                f"version {document.version} of document {_document_name(model_name)} is not a route: {error}. "
+                "Remove that file from the store; the version before it counts again."
+            ) from error
+
+    def publish(self, route: Route, expected_version: int) -> VersionedRoute:
+        """Make `route` the newest version, if `expected_version` still is (0: there is none).
+
+        Publishing what the newest version says already changes nothing, so a repetition is harmless.
+
+        Raises:
+            DocumentConflictError: another writer published a different route meanwhile.
+        """
+        current = self.current(route.model_name)
+        if current is not None and current.route == route:
+            return current
+        name = _document_name(route.model_name)
+        return VersionedRoute(self._documents.append(name, route.canonical_json(), expected_version).version, route)
+
+    def acknowledgements(self, model_name: str) -> list[RouteAcknowledgement]:
+        """Return the last word of every gateway replica that has served the model, sorted by replica."""
+        folder = self._acknowledgements / model_name
+        found = []
+        for path in sorted(folder.glob("*.json")):
+            try:
+                found.append(RouteAcknowledgement.model_validate_json(path.read_bytes()))
+            except FileNotFoundError:  # the replica withdrew since the folder was listed
+                continue
+            except ValidationError as error:
+                raise InfrastructureError(f"{path} is not a route acknowledgement: {error}; remove it") from error
+        return found
+
+    def live(self, model_name: str) -> list[RouteAcknowledgement]:
+        """Return the acknowledgements of replicas that have renewed theirs lately."""
+        oldest = datetime.now(UTC) - LIVE_FOR
+        return [heard for heard in self.acknowledgements(model_name) if _moment(heard.at) >= oldest]
+
+    def wait_for_acknowledgement(
+        self, model_name: str, version: int, *, timeout_s: float, num_replicas: int = 1, poll_s: float = 0.1
+    ) -> list[RouteAcknowledgement]:
+        """Wait until every live replica, and at least `num_replicas` of them, serves `version` or a newer one.
+
+        Raises:
+            ModelError: time is up and a replica could not load an arm of that version.
+            ServiceUnavailableError: time is up and too few replicas have answered.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            live = self.live(model_name)
+            ready = [heard for heard in live if heard.ready and heard.route_version >= version]
+            if len(ready) == len(live) and len(ready) >= num_replicas:
+                return ready
+            if time.monotonic() >= deadline:
+                raise _not_acknowledged(model_name, version, timeout_s, num_replicas, live)
+            time.sleep(poll_s)
+
+
+def _document_name(model_name: str) -> str:
+    return f"routes/{model_name}"
+
+
+def _moment(at: str) -> datetime:
+    moment = datetime.fromisoformat(at)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _not_acknowledged(
+    model_name: str, version: int, timeout_s: float, num_replicas: int, live: Sequence[RouteAcknowledgement]
+) -> ModelError | ServiceUnavailableError:
+    refusals = [
+        f"{heard.replica}: {heard.message}" for heard in live if heard.route_version >= version and not heard.ready
+    ]
+    if refusals:
+        return ModelError(f"route version {version} of {model_name} cannot be served by {'; '.join(refusals)}")
+    states = ", ".join(f"{heard.replica} at version {heard.route_version}" for heard in live) or "none"
+    return ServiceUnavailableError(
+        f"after {timeout_s:g} s, route version {version} of {model_name} is not acknowledged by every live gateway "
+        f"(wanted at least {num_replicas}; live: {states}). Start one with `stillhouse serve`, and check that it "
+        "uses the same store (STILLHOUSE_STORE)."
+    )

@@ -1,0 +1,1 @@
+"""Frozen values that cross task borders: identities and records, never paths, tensors or clients."""

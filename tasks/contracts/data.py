@@ -1,0 +1,49 @@
+"""Identity of a data set: its splits, where they came from and what is in them."""
+
+from typing import Literal
+
+from tasks.contracts.value import Digest, Slug, Value
+
+SplitName = Literal["train", "calibration", "validation", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = ("train", "calibration", "validation", "test")
+
+Task = Literal["classification", "regression"]
+
+
+class SplitRef(Value):
+    """One split: an uncompressed npz artifact with arrays `x` and `y`.
+
+    `x` has shape [N, *input_shape] and is exactly the model's input; `y` is int64 [N] (class
+    indices) for classification and float32 [N] for regression.
+    """
+
+    digest: Digest
+    size_bytes: int
+    num_rows: int
+    composition: dict[str, int]
+    """Rows per class name; rows per target quartile (`q1` … `q4` of all rows) for regression."""
+
+
+class DatasetRef(Value):
+    """A validated, split data set."""
+
+    name: Slug
+    task: Task
+    revision: str
+    """Version of the source as DVC knows it (`<md5>.dir` or `<md5>`)."""
+    input_shape: tuple[int, ...]
+    """Shape of one row of `x`, without the batch axis."""
+    input_dtype: Literal["float32", "int64"] = "float32"
+    class_names: tuple[str, ...]
+    """Empty for regression."""
+    splits: dict[SplitName, SplitRef]
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 over everything above: equal digests mean equal rows in equal splits."""
+        return self.value_digest()
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the model's output: number of classes, or 1 for regression."""
+        return len(self.class_names) if self.task == "classification" else 1

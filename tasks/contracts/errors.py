@@ -1,0 +1,69 @@
+"""Named errors. The class says who has to act, and therefore whether a retry can help.
+
+`UserError` (exit code 2) and its children are never retried: the same input fails again.
+`InfrastructureError` (exit code 3) and its children are retried with backoff.
+"""
+
+
+class StillhouseError(Exception):
+    """Base of every error that Stillhouse raises on purpose."""
+
+
+class UserError(StillhouseError):
+    """The input is wrong; the message names the thing, the value and the remedy."""
+
+
+class PlanError(UserError):
+    """A plan that cannot be run as written."""
+
+
+class DataError(UserError):
+    """Data that are missing, malformed or break an expectation."""
+
+
+class ModelError(UserError):
+    """A model that cannot be built, loaded or used for what was asked."""
+
+
+class TechniqueError(UserError):
+    """A technique that cannot be applied to the model that it was given."""
+
+
+class GateError(UserError):
+    """A promotion that the evidence does not support."""
+
+
+class StaleChampionError(UserError):
+    """The champion moved since the evidence was gathered."""
+
+
+class InfrastructureError(StillhouseError):
+    """Something outside failed that may heal: network, storage, a worker."""
+
+
+class ArtifactMissingError(InfrastructureError):
+    """The store holds no artifact of that digest."""
+
+
+class ArtifactCorruptError(InfrastructureError):
+    """The stored bytes do not have the digest that names them."""
+
+
+class DocumentConflictError(InfrastructureError):
+    """Another writer appended the version that was to be written."""
+
+
+class ServiceUnavailableError(InfrastructureError):
+    """A service did not answer; the message names its address and the setting that holds it."""
+
+
+class WorkerLostError(InfrastructureError):
+    """A stage's process ended without a result (killed, crashed or timed out)."""
+
+
+class OutOfMemoryError(InfrastructureError):
+    """A stage ran out of memory; it is retried with a smaller batch."""
+
+
+class StageFailedError(StillhouseError):
+    """A stage raised an error that nobody foresaw: a defect, to be reported with its traceback."""

@@ -1,0 +1,15 @@
+"""Names that a registered model version carries, so that every reader of the registry finds them."""
+
+from typing import Final
+
+CHAMPION_ALIAS: Final = "champion"
+"""The version that serves; follows the ledger."""
+PREVIOUS_ALIAS: Final = "previous"
+"""The version that a rollback would return to; absent when there is none."""
+CHALLENGER_ALIAS: Final = "challenger"
+"""The version that passed its gate last and is not champion."""
+
+DIGEST_TAG: Final = "stillhouse.digest"
+"""SHA-256 of the ONNX artifact that the version was made from; set by the registry itself."""
+SIGNATURE_TAG: Final = "stillhouse.signature"
+"""`ModelSignature` as JSON: what a gateway needs to serve the version. Set by whoever registers."""

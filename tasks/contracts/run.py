@@ -1,0 +1,163 @@
+"""The record of one run, as `stillhouse run --json` writes it (schema `stillhouse.run/1`)."""
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from tasks.contracts.data import DatasetRef, SplitName
+from tasks.contracts.evaluation import Evaluation, Machine, Timing
+from tasks.contracts.model import ModelRef, StageResult
+from tasks.contracts.value import Digest, Value
+from tasks.contracts.verdict import StoredGateReport, Verdict
+
+
+class PlanIdentity(Value):
+    """Which plan was run."""
+
+    name: str
+    digest: Digest
+
+
+class DatasetSummary(Value):
+    """Which data were used."""
+
+    name: str
+    digest: Digest
+    revision: str
+    splits: dict[SplitName, int]
+
+
+class BaselineSummary(Value):
+    """The uncompressed model as exported, and its evaluation on the validation split."""
+
+    model: ModelRef
+    evaluation: Evaluation
+
+
+class StageSummary(Value):
+    """One stage of a candidate's chain."""
+
+    kind: str
+    cached: bool
+    seconds: float
+    model: ModelRef
+    evaluation: Evaluation
+    """Of the stage's model as deployed: a torch model is exported to ONNX first."""
+
+
+class CheckSummary(Value):
+    """One check of the gate."""
+
+    name: str
+    verdict: Verdict
+    estimate: float | None
+    bound: float | None
+    margin: float | None
+    num_rows: int
+
+
+class GateSummary(Value):
+    """The gate's answer for one candidate."""
+
+    verdict: Verdict
+    checks: tuple[CheckSummary, ...]
+
+
+class CandidateSummary(Value):
+    """One chain of techniques and what came of it. The last stage's model is the deployable ONNX file."""
+
+    name: str
+    stages: tuple[StageSummary, ...]
+    gate: GateSummary
+    pareto: bool
+    """Whether no other candidate is at least as good in every objective on the validation split."""
+
+
+class RegisteredSummary(Value):
+    """Where the chosen model is in the registry."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+
+
+class RolloutStep(Value):
+    """One judged step of the rollout."""
+
+    weight: float
+    """Percent of traffic on the challenger; 0 is shadow."""
+    verdict: str
+
+
+class RolloutSummary(Value):
+    """How the rollout went."""
+
+    verdict: str
+    """`promote`, `roll_back`, `hold` (not settled yet), `unchanged` (already champion) or `skipped`."""
+    steps: tuple[RolloutStep, ...]
+
+
+class RunRecord(Value):
+    """The whole run. Fields are not removed or renamed within `stillhouse.run/1`."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
+
+    schema_name: Literal["stillhouse.run/1"] = Field(default="stillhouse.run/1", alias="schema")
+    run_id: str
+    plan: PlanIdentity
+    dataset: DatasetSummary
+    baseline: BaselineSummary
+    candidates: tuple[CandidateSummary, ...]
+    chosen: str | None
+    """Name of the candidate that was registered; None when none passed."""
+    registered: RegisteredSummary | None
+    rollout: RolloutSummary | None
+    report: str
+    """Path of the HTML report."""
+
+
+class RolloutTick(Value):
+    """One look at the traffic during a rollout, for people to read."""
+
+    at: str
+    weight: float
+    verdict: str
+    reason: str
+    route_version: int
+    rows: dict[str, int]
+    """Rows seen so far per arm."""
+
+
+class CandidateDossier(Value):
+    """Everything about one candidate that the record leaves out."""
+
+    stages: tuple[StageResult, ...]
+    """In the order of the chain; the same positions as `CandidateSummary.stages`."""
+    gate: StoredGateReport | None
+    failure: str | None = None
+    """Why the chain did not finish; None when it did."""
+
+
+class RunDossier(Value):
+    """The record of a run and the evidence around it: what the HTML report is made from."""
+
+    record: RunRecord
+    started_at: str
+    finished_at: str
+    plan_document: dict[str, Any]
+    """The plan as validated, defaults filled in."""
+    dataset: DatasetRef
+    baseline_stage: StageResult
+    baseline_moved: str | None
+    """How the baseline differs from the pinned one; None when it does not or nothing is pinned."""
+    eager_timing: Timing
+    """The baseline in eager torch, timed interleaved with all others."""
+    machine: Machine
+    candidates: dict[str, CandidateDossier]
+    lineage: dict[str, str]
+    """Data hash, plan digest, code version, digests of the stages, MLflow run ids."""
+    rollout_ticks: tuple[RolloutTick, ...] = ()
+
+    def with_record(self, **changes: Any) -> "RunDossier":
+        """Return a copy whose record has these fields changed."""
+        return self.model_copy(update={"record": self.record.model_copy(update=changes)})

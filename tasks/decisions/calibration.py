@@ -1,0 +1,23 @@
+"""Overconfidence of every row: what the gate compares to see whether compression made confidences less honest.
+
+The expected calibration error itself is no test statistic: its bins add noise that makes an honest model look
+miscalibrated, so that the difference of two ECEs is biased towards no change (by 0.03 with 1,000 rows). The mean
+of confidence minus right has no such bias.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+
+def overconfidence(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return [N] the largest softmax probability minus 1 if that answer is right; 0 on average when honest.
+
+    Args:
+        logits: [N, K] finite.
+        labels: [N] class indices.
+    """
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    result: NDArray[np.float64] = probabilities.max(axis=1) - right
+    return result

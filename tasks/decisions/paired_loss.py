@@ -1,0 +1,83 @@
+"""Non-inferiority of a mean loss (RMSE, MAE and the like) on the same rows, by the paired bootstrap."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.contracts.verdict import Verdict
+from tasks.decisions.bootstrap import resampled_positions, samples_to_settle
+from tasks.decisions.noninferiority import three_valued
+
+MIN_ROWS = 100
+"""Fewer rows are INCONCLUSIVE: percentile bounds of so few losses are too narrow."""
+
+
+@dataclass(frozen=True)
+class LossIncrease:
+    """The answer, with one-sided confidence bounds of the increase (positive is worse)."""
+
+    verdict: Verdict
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+    num_rows: int
+    num_rows_needed: int | None
+    """For an INCONCLUSIVE verdict: rows that would settle it; None if no number would."""
+
+
+def judge_loss_increase(
+    candidate_loss: NDArray[np.float64],
+    baseline_loss: NDArray[np.float64],
+    margin: float,
+    alpha: float,
+    *,
+    statistic: Literal["mean", "root_mean"],
+    relative: bool,
+    power: float = 0.8,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> LossIncrease:
+    """Test whether the candidate's mean loss is above the baseline's by at most `margin`.
+
+    PASS if the upper bound of the increase lies below `margin`, FAIL if the lower bound lies above it.
+
+    Args:
+        candidate_loss: [N] loss of every row (squared errors for RMSE), finite.
+        baseline_loss: [N] the same for the baseline, in the same order.
+        margin: tolerated increase; a fraction of the baseline's if `relative`, else in the loss's unit.
+        alpha: one-sided error rate of each bound.
+        statistic: `root_mean` of squared errors is the RMSE, `mean` of absolute errors the MAE.
+        relative: judge candidate / baseline - 1 instead of candidate - baseline.
+        power: probability with which `num_rows_needed` rows would settle it.
+        num_resamples: bootstrap resamples; both bounds are percentiles of them.
+        seed: of the resampling.
+    """
+    num = len(candidate_loss)
+    if num < MIN_ROWS:
+        return LossIncrease(Verdict.INCONCLUSIVE, None, None, None, num, MIN_ROWS)
+    if relative and not np.any(baseline_loss > 0.0):
+        # a ratio to a perfect baseline does not exist, and no number of rows gives it one
+        return LossIncrease(Verdict.INCONCLUSIVE, None, None, None, num, None)
+
+    def increase(candidate: NDArray[np.float64], baseline: NDArray[np.float64]) -> NDArray[np.float64]:
+        if statistic == "root_mean":
+            candidate, baseline = np.sqrt(candidate), np.sqrt(baseline)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold none but perfect rows
+            return candidate / baseline - 1.0 if relative else candidate - baseline
+
+    draws = np.concatenate(
+        [
+            increase(candidate_loss[positions].mean(axis=1), baseline_loss[positions].mean(axis=1))
+            for positions in resampled_positions(num, num_resamples, seed)
+        ]
+    )
+    draws = np.nan_to_num(draws, nan=np.inf, posinf=np.inf)
+    lower, upper = (float(bound) for bound in np.quantile(draws, [alpha, 1.0 - alpha], method="higher"))
+    estimate = float(increase(np.asarray(candidate_loss.mean()), np.asarray(baseline_loss.mean())))
+    verdict = three_valued(passed=upper < margin, failed=lower > margin)
+    needed = None
+    if verdict is Verdict.INCONCLUSIVE and np.isfinite(draws).all():
+        needed = samples_to_settle(num, float(draws.std()), margin - estimate, alpha, power)
+    return LossIncrease(verdict, estimate, lower, upper, num, needed)

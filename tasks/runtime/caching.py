@@ -1,0 +1,241 @@
+"""The stage cache: what the key is made of, when a record counts as a hit, and who computes a miss.
+
+Key = what goes in (by digest) + the spec + the source that is executed + the versions of the engines.
+A hit counts only if every artifact that the record names is there and whole. Misses are computed by
+one holder of the stage's lock at a time, also across processes; the others then find the record.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from prefect.cache_policies import CachePolicy
+from prefect.context import TaskRunContext
+from prefect.filesystems import WritableFileSystem
+
+from tasks.adapters.locks import FileLocks
+from tasks.contracts.data import DatasetRef
+from tasks.contracts.errors import ArtifactMissingError
+from tasks.contracts.evaluation import Quality, Timing, TimingTable
+from tasks.contracts.model import ModelRef, StageResult
+from tasks.contracts.value import Value, sha256_hex
+from tasks.runtime.services import connect
+from tasks.runtime.source import source_digest
+
+_ENGINES = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "scikit-learn")
+
+Sources = Callable[[Mapping[str, Any]], list[str]]
+"""From a task's inputs to the names of the modules that it executes."""
+
+
+def stage_key(task_name: str, inputs: Mapping[str, Any], modules: list[str]) -> str:
+    """Return the cache key of one stage: `<task name>/<sha256>`."""
+    document = {
+        "task": task_name,
+        "inputs": {name: identity(value) for name, value in sorted(inputs.items())},
+        "source": source_digest([*modules, *_named_modules(inputs)]),
+        "engines": _engine_versions(),
+    }
+    return f"{task_name}/{sha256_hex(json.dumps(document, sort_keys=True).encode())}"
+
+
+def identity(value: Any) -> Any:
+    """Reduce an input to what a stage's outcome depends on: results by the digest of their model, and so on."""
+    match value:
+        case StageResult():
+            return identity(value.model)
+        case ModelRef():
+            return value.digest
+        case DatasetRef():
+            return value.digest
+        case Quality():
+            return [value.model, value.split, value.predictions.digest]
+        case Timing():
+            return value.samples.digest
+        case TimingTable():
+            return {digest: identity(timing) for digest, timing in sorted(value.models.items())}
+        case Value():
+            return value.model_dump(mode="json")
+        case list() | tuple():
+            return [identity(item) for item in value]
+        case dict():
+            return {str(key): identity(item) for key, item in sorted(value.items())}
+        case str() | int() | float() | bool() | None:
+            return value
+    raise TypeError(f"a {type(value).__name__} cannot be part of a stage key; pass a contract value instead")
+
+
+def _named_modules(inputs: Mapping[str, Any]) -> list[str]:
+    """Find the modules of model factories that the inputs name as `package.module:function`."""
+    found: list[str] = []
+
+    def visit(value: Any) -> None:
+        if isinstance(value, dict):
+            found.extend(str(item).partition(":")[0] for key, item in value.items() if key == "factory")
+            for item in value.values():
+                visit(item)
+        elif isinstance(value, list):
+            for item in value:
+                visit(item)
+
+    visit([identity(value) for value in inputs.values()])
+    return found
+
+
+@cache
+def _engine_versions() -> dict[str, str]:
+    return {name: version(name) for name in _ENGINES}
+
+
+class StageCachePolicy(CachePolicy):
+    """Prefect's policy for cached stages: keys by content and source, one computation at a time."""
+
+    def __init__(self, sources: Sources, ignore: tuple[str, ...] = ()) -> None:
+        super().__init__(isolation_level="SERIALIZABLE", lock_manager=StageLocks())
+        self._sources = sources
+        self._ignore = ignore
+
+    def compute_key(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
+    ) -> str:
+        """Return the stage key of this call."""
+        used = {name: value for name, value in inputs.items() if name not in self._ignore}
+        return stage_key(task_ctx.task.name, used, self._sources(used))
+
+
+class StageRecords(WritableFileSystem):
+    """Prefect's result storage for stages: records in the shared store that vouch for their artifacts.
+
+    Reading a record whose artifacts are missing or damaged fails; Prefect then takes the stage as not
+    cached, while it holds the stage's lock, and computes it anew.
+    """
+
+    _block_type_name = "Stillhouse stage records"
+    _block_type_slug = "stillhouse-stage-records"
+
+    def _resolve_path(self, path: str) -> None:
+        """Tell Prefect that keys are used as they are."""
+
+    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override] # declared async, called sync
+        """Return the record called `path`.
+
+        Raises:
+            ArtifactMissingError: there is none, or an artifact that it names is not there and whole.
+        """
+        services = connect()
+        content = services.records.read(path)
+        if content is None:
+            raise ArtifactMissingError(f"no record of stage {path}")
+        for digest in _referenced_artifacts(json.loads(json.loads(content)["result"])):
+            if not services.artifacts.contains(digest):
+                raise ArtifactMissingError(
+                    f"artifact {digest} of stage {path} is missing or damaged; computing it anew"
+                )
+        return content
+
+    def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
+        """Store a record, atomically."""
+        connect().records.write(path, content)
+
+    async def aread_path(self, path: str) -> bytes:
+        """As `read_path`."""
+        return self.read_path(path)
+
+    async def awrite_path(self, path: str, content: bytes) -> None:
+        """As `write_path`."""
+        self.write_path(path, content)
+
+
+def _referenced_artifacts(value: Any) -> set[str]:
+    """Collect the digests of all references (`digest` with `size_bytes`) within a record."""
+    if isinstance(value, dict):
+        here = {value["digest"]} if "digest" in value and "size_bytes" in value else set()
+        return here.union(*(_referenced_artifacts(item) for item in value.values()))
+    if isinstance(value, list):
+        return set().union(*(_referenced_artifacts(item) for item in value)) if value else set()
+    return set()
+
+
+class StageLocks:
+    """Prefect's lock manager on the locks of the store's host; a holder that dies frees its lock."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[str, int]] = {}
+        self._guard = threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "StageLocks":
+        return self  # prefect copies policies; the locks of a process are one
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # a copy in another process holds nothing
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    def acquire_lock(
+        self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
+    ) -> bool:
+        """Wait for the lock (or not at all, if `acquire_timeout` is 0) and hold it for `holder`."""
+        if self.is_lock_holder(key, holder):
+            return True
+        try:
+            descriptor = self._locks().acquire(f"stage/{key}", wait=acquire_timeout != 0)
+        except BlockingIOError:
+            return False
+        with self._guard:
+            self._held[key] = (holder, descriptor)
+        return True
+
+    async def aacquire_lock(
+        self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
+    ) -> bool:
+        """As `acquire_lock`, off the event loop."""
+        import asyncio
+
+        return await asyncio.to_thread(self.acquire_lock, key, holder, acquire_timeout, hold_timeout)
+
+    def release_lock(self, key: str, holder: str) -> None:
+        """Give the lock back.
+
+        Raises:
+            ValueError: `holder` does not hold it (as Prefect's protocol asks).
+        """
+        with self._guard:
+            held_by, descriptor = self._held.get(key, ("", -1))
+            if held_by != holder:
+                raise ValueError(f"no lock on {key} is held by {holder}")
+            del self._held[key]
+        self._locks().release(descriptor)
+
+    def is_locked(self, key: str) -> bool:
+        """Tell whether anybody holds the lock."""
+        try:
+            descriptor = self._locks().acquire(f"stage/{key}", wait=False)
+        except BlockingIOError:
+            return True
+        self._locks().release(descriptor)
+        return False
+
+    def is_lock_holder(self, key: str, holder: str) -> bool:
+        """Tell whether `holder` holds the lock, in this process."""
+        with self._guard:
+            return self._held.get(key, ("", -1))[0] == holder
+
+    def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
+        """Wait until nobody holds the lock."""
+        descriptor = self._locks().acquire(f"stage/{key}")
+        self._locks().release(descriptor)
+        return True
+
+    async def await_for_lock(self, key: str, timeout: float | None = None) -> bool:
+        """As `wait_for_lock`, off the event loop."""
+        import asyncio
+
+        return await asyncio.to_thread(self.wait_for_lock, key, timeout)
+
+    @staticmethod
+    def _locks() -> FileLocks:
+        return FileLocks(connect().settings.store_root / "locks")

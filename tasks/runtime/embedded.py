@@ -1,0 +1,60 @@
+"""Embedded defaults for the engines, where the environment names none; set before they are imported."""
+
+import json
+import os
+from pathlib import Path
+
+from tasks.runtime.settings import Settings, current_settings
+
+_QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_CLI_PROMPT": "false",
+    "TQDM_DISABLE": "1",
+}
+_PREFECT_ADDRESS = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")
+
+
+def use_embedded_engines() -> None:
+    """Point Prefect to the embedded server, unless the environment or a profile names another."""
+    settings = current_settings()
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if any(os.environ.get(name) for name in _PREFECT_ADDRESS) or (Path.home() / ".prefect" / "profiles.toml").exists():
+        return
+    home = settings.home / "prefect"
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ["PREFECT_HOME"] = str(home)
+    os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+    address = running_services(settings).get("prefect_api")
+    if address:
+        os.environ["PREFECT_API_URL"] = address
+
+
+def services_file(settings: Settings) -> Path:
+    """Return the file in which `stillhouse up` says what it runs and where."""
+    return settings.home / "services.json"
+
+
+def running_services(settings: Settings) -> dict[str, str]:
+    """Return the addresses of what `stillhouse up` runs here now, by name; empty if it does not run."""
+    try:
+        document = json.loads(services_file(settings).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    addresses: dict[str, str] = document["addresses"]
+    return addresses if _is_alive(int(document["pid"])) else {}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,315 @@
+"""The outside as small protocols, and the one place that connects them.
+
+Algorithms take what they need from here as arguments; only `connect` knows which adapter it is.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from tasks.contracts.artifact import ArtifactRef
+from tasks.contracts.model import EpochRecord
+from tasks.contracts.value import Digest
+from tasks.contracts.verdict import LedgerEntry
+from tasks.runtime.settings import Settings, current_settings
+
+
+@runtime_checkable
+class ArtifactStore(Protocol):
+    """Content-addressed blobs. Writes are atomic, reads verify the digest."""
+
+    def put(self, data: bytes) -> ArtifactRef:
+        """Store `data` under its digest; storing the same bytes again is a cheap no-op.
+
+        Raises:
+            InfrastructureError: the store cannot be written (full, unreachable); nothing partial is left.
+        """
+        ...
+
+    def get(self, digest: Digest) -> bytes:
+        """Return the blob.
+
+        Raises:
+            ArtifactMissingError: no such blob.
+            ArtifactCorruptError: the stored bytes do not match the digest.
+        """
+        ...
+
+    def contains(self, digest: Digest) -> bool:
+        """Tell whether the blob is there and whole."""
+        ...
+
+
+@dataclass(frozen=True)
+class Document:
+    """One version of a named document; versions count from 1."""
+
+    version: int
+    data: bytes
+
+
+class DocumentStore(Protocol):
+    """Named documents with every version kept; appending is compare-and-set."""
+
+    def latest(self, name: str) -> Document | None:
+        """Return the newest version of the document called `name`, or None."""
+        ...
+
+    def append(self, name: str, data: bytes, expected_version: int) -> Document:
+        """Write version `expected_version + 1`.
+
+        Raises:
+            DocumentConflictError: that version exists already.
+        """
+        ...
+
+    def names(self, prefix: str = "") -> list[str]:
+        """List the names of all documents whose name starts with `prefix`, sorted."""
+        ...
+
+
+class CheckpointStore(Protocol):
+    """The last checkpoint of an iterative stage; overwritten atomically, removed when the stage is done."""
+
+    def save(self, stage_key: str, data: bytes) -> None:
+        """Replace the stage's checkpoint."""
+        ...
+
+    def load(self, stage_key: str) -> bytes | None:
+        """Return the stage's checkpoint, or None if there is none or it is damaged."""
+        ...
+
+    def clear(self, stage_key: str) -> None:
+        """Remove the stage's checkpoint, if any."""
+        ...
+
+
+class RecordStore(Protocol):
+    """Small mutable records by key: which result a stage had."""
+
+    def read(self, key: str) -> bytes | None:
+        """Return the record, or None."""
+        ...
+
+    def write(self, key: str, data: bytes) -> None:
+        """Replace the record, atomically."""
+        ...
+
+
+class Ledger(Protocol):
+    """Append-only record of who is champion, and of every tick of a rollout."""
+
+    def champion(self, model_name: str) -> LedgerEntry | None:
+        """Return the newest entry of the model, or None."""
+        ...
+
+    def append(self, entry: LedgerEntry) -> LedgerEntry:
+        """Append `entry` if `entry.expected_champion` still is the champion; idempotent.
+
+        `entry.sequence` is ignored on the way in and set on the way out. An entry of the same
+        (model name, candidate, gate report) that is already there is returned as it stands.
+
+        Raises:
+            StaleChampionError: another candidate became champion meanwhile.
+        """
+        ...
+
+    def history(self, model_name: str) -> list[LedgerEntry]:
+        """Return all entries of the model, oldest first."""
+        ...
+
+    def latest_tick(self, model_name: str) -> tuple[str, int, bytes] | None:
+        """Return (rollout id, tick number, state as JSON) of the model's newest rollout tick, or None."""
+        ...
+
+    def append_tick(self, model_name: str, rollout_id: str, tick: int, state: bytes) -> None:
+        """Record the state after tick number `tick` (0 is the start).
+
+        Raises:
+            DocumentConflictError: that tick exists already with another state.
+        """
+        ...
+
+    def ticks(self, rollout_id: str) -> list[bytes]:
+        """Return the states of a rollout, oldest first."""
+        ...
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """One version of a registered model."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+
+
+class Registry(Protocol):
+    """The model registry: versions and aliases. Its aliases follow the ledger, never lead it."""
+
+    def find_version(self, name: str, digest: Digest) -> RegisteredVersion | None:
+        """Return the version that was registered from the ONNX artifact `digest`, or None."""
+        ...
+
+    def register(
+        self,
+        name: str,
+        digest: Digest,
+        onnx_model: bytes,
+        example: bytes,
+        tags: Mapping[str, str],
+        files: Mapping[str, bytes],
+        parent_run_id: str,
+    ) -> RegisteredVersion:
+        """Register an ONNX model once; a second call with the same name and digest returns the first's version.
+
+        `example` is an npz with array `x`, from which the signature is taken; `files` are attached
+        beside the model (gate report, HTML report, plan) by their relative path.
+        """
+        ...
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Point `alias` to `version`."""
+        ...
+
+    def delete_alias(self, name: str, alias: str) -> None:
+        """Remove `alias`, if it is there."""
+        ...
+
+    def version_of(self, name: str, alias: str) -> RegisteredVersion | None:
+        """Return the version that `alias` points to, or None."""
+        ...
+
+    def version(self, name: str, version: int) -> RegisteredVersion:
+        """Return one version.
+
+        Raises:
+            ModelError: there is none.
+        """
+        ...
+
+    def names(self) -> list[str]:
+        """List the registered models."""
+        ...
+
+    def versions(self, name: str) -> list[RegisteredVersion]:
+        """List all versions of a model, oldest first."""
+        ...
+
+
+class Tracker(Protocol):
+    """Experiment tracking: a parent run per flow run, a child run per stage, never duplicated."""
+
+    def parent_run(self, experiment: str, flow_run_id: str, name: str, params: Mapping[str, str]) -> str:
+        """Find or create the run tagged with the flow run's id; return its run id."""
+        ...
+
+    def stage_run(
+        self,
+        experiment: str,
+        parent_run_id: str,
+        stage_key: str,
+        name: str,
+        params: Mapping[str, str],
+        metrics: Mapping[str, float],
+        history: tuple[EpochRecord, ...],
+        tags: Mapping[str, str],
+    ) -> str:
+        """Find or create the finished run of a stage, by its key; return its run id.
+
+        The first flow run that records a stage becomes its parent; later ones find it.
+        """
+        ...
+
+    def finish_parent(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        files: Mapping[str, bytes],
+        status: str,
+    ) -> None:
+        """Log the outcome on the parent run and end it as `status` (FINISHED or FAILED)."""
+        ...
+
+
+class Locks(Protocol):
+    """Mutual exclusion by name, released by the system when its holder dies."""
+
+    def hold(self, name: str) -> AbstractContextManager[None]:
+        """Return a context manager that waits for the lock and releases it at the end."""
+        ...
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything outside that tasks use. Members that cost an import are made on first use."""
+
+    settings: Settings
+    artifacts: ArtifactStore
+    documents: DocumentStore
+    checkpoints: CheckpointStore
+    records: RecordStore
+    locks: Locks
+    make_ledger: Callable[[], Ledger]
+    make_registry: Callable[[], Registry]
+    make_tracker: Callable[[], Tracker]
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger."""
+        return self.make_ledger()
+
+    @property
+    def registry(self) -> Registry:
+        """The model registry."""
+        return self.make_registry()
+
+    @property
+    def tracker(self) -> Tracker:
+        """The experiment tracker."""
+        return self.make_tracker()
+
+
+@cache
+def connect(settings: Settings | None = None) -> Services:
+    """Build the services that `settings` (default: the environment) name. The one composition root."""
+    from tasks.adapters.local_store import LocalArtifacts, LocalCheckpoints, LocalDocuments, LocalRecords
+    from tasks.adapters.locks import FileLocks
+
+    settings = settings or current_settings()
+    root: Path = settings.store_root
+
+    @cache
+    def ledger() -> Ledger:
+        from tasks.adapters.ledger import SqlLedger
+
+        return SqlLedger(settings.ledger_address)
+
+    @cache
+    def registry() -> Registry:
+        from tasks.adapters.mlflow_registry import MlflowRegistry
+
+        return MlflowRegistry(settings)
+
+    @cache
+    def tracker() -> Tracker:
+        from tasks.adapters.mlflow_tracking import MlflowTracker
+
+        return MlflowTracker(settings)
+
+    return Services(
+        settings=settings,
+        artifacts=LocalArtifacts(root),
+        documents=LocalDocuments(root),
+        checkpoints=LocalCheckpoints(root),
+        records=LocalRecords(root),
+        locks=FileLocks(root / "locks"),
+        make_ledger=ledger,
+        make_registry=registry,
+        make_tracker=tracker,
+    )

@@ -1,0 +1,83 @@
+"""Addresses and credentials, from the environment (`STILLHOUSE_*`) or a `.env` file; nothing else.
+
+Hyper-parameters live on the specs that use them; see `flows.plan`.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where everything is. The defaults are embedded engines below one folder."""
+
+    model_config = SettingsConfigDict(env_prefix="STILLHOUSE_", env_file=".env", extra="ignore", frozen=True)
+
+    home: Path = Field(default=Path(".stillhouse"), description="Folder of all embedded state.")
+    project: Path = Field(default=Path(), description="Root of the checkout: data.dvc, data/, plans/.")
+    store: Path | None = Field(default=None, description="Artifact and document store. Default: HOME/store.")
+    traffic: Path | None = Field(default=None, description="Prediction log. Default: HOME/traffic.")
+    reports: Path | None = Field(default=None, description="HTML reports. Default: HOME/reports.")
+    baselines: Path = Field(default=Path("baselines"), description="Pinned baselines, meant for version control.")
+    ledger_url: SecretStr | None = Field(default=None, description="SQLAlchemy URL. Default: SQLite in HOME.")
+    tracking_url: str | None = Field(default=None, description="MLflow tracking server. Default: SQLite in HOME.")
+    mlflow_artifacts: str | None = Field(default=None, description="MLflow artifacts. Default: HOME/mlflow-artifacts.")
+    dvc_remote: str | None = Field(
+        default=None, description="DVC remote. Default: the checkout's, else HOME/dvc-remote."
+    )
+    gateway_url: str = Field(default="http://127.0.0.1:8080", description="Where clients reach the gateway.")
+
+    @model_validator(mode="after")
+    def _anchor_paths(self) -> Self:
+        """Make every path absolute, so that a task may run from any working directory."""
+        home = self.home.expanduser().resolve()
+        anchored = {
+            "home": home,
+            "project": self.project.expanduser().resolve(),
+            "store": (self.store or home / "store").expanduser().resolve(),
+            "traffic": (self.traffic or home / "traffic").expanduser().resolve(),
+            "reports": (self.reports or home / "reports").expanduser().resolve(),
+            "baselines": self.baselines.expanduser().resolve(),
+        }
+        for name, path in anchored.items():
+            object.__setattr__(self, name, path)
+        return self
+
+    @property
+    def store_root(self) -> Path:
+        """Root of the artifact and document store."""
+        assert self.store is not None
+        return self.store
+
+    @property
+    def traffic_root(self) -> Path:
+        """Root of the prediction log."""
+        assert self.traffic is not None
+        return self.traffic
+
+    @property
+    def reports_root(self) -> Path:
+        """Folder of the HTML reports."""
+        assert self.reports is not None
+        return self.reports
+
+    @property
+    def ledger_address(self) -> str:
+        """SQLAlchemy URL of the ledger, password included; never print it."""
+        if self.ledger_url is not None:
+            return self.ledger_url.get_secret_value()
+        return f"sqlite:///{self.home / 'ledger.db'}"
+
+    @property
+    def tracking_address(self) -> str:
+        """URI for `mlflow.set_tracking_uri`."""
+        return self.tracking_url or f"sqlite:///{self.home / 'mlflow.db'}"
+
+
+@cache
+def current_settings() -> Settings:
+    """Read the environment once per process."""
+    return Settings()

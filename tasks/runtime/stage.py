@@ -1,0 +1,123 @@
+"""What every cached stage has in common: the Prefect options, the isolated process, progress, healing."""
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.tasks import exponential_backoff
+from prefect.transactions import get_transaction
+
+from tasks.contracts.errors import InfrastructureError, OutOfMemoryError, TechniqueError
+from tasks.contracts.model import EpochRecord
+from tasks.runtime.caching import Sources, StageCachePolicy, StageRecords
+from tasks.runtime.isolation import run_isolated
+from tasks.runtime.progress import ProgressArtifact
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NUM_RETRIES = 4
+_LARGEST_MICRO_BATCH = 256
+_logger = logging.getLogger(__name__)
+
+
+def heals(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Tell whether a retry can help: infrastructure yes; bad data, bad plan and defects never."""
+    return isinstance(state.result(raise_on_failure=False), InfrastructureError)
+
+
+def stage_task(
+    sources: Sources, ignore: tuple[str, ...] = (), run_name: str | None = None
+) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Make a function a cached, retryable stage.
+
+    Args:
+        sources: From the inputs to the modules that the stage executes; their source is in the key.
+        ignore: Inputs that do not change the outcome and stay out of the key.
+        run_name: Template for the name of a run, from the inputs.
+    """
+
+    def decorate(function: Callable[P, R]) -> Task[P, R]:
+        stage: Task[P, R] = task(
+            task_run_name=run_name,
+            cache_policy=StageCachePolicy(sources, ignore),
+            persist_result=True,
+            result_serializer="json",
+            cache_result_in_memory=True,
+            retries=_NUM_RETRIES,
+            retry_delay_seconds=exponential_backoff(backoff_factor=2),
+            retry_jitter_factor=0.5,
+            retry_condition_fn=heals,
+        )(function)
+        # set here, since the decorator takes only blocks that are saved on a Prefect server
+        stage.result_storage = StageRecords()
+        return stage
+
+    return decorate
+
+
+def effect_task(function: Callable[P, R]) -> Task[P, R]:
+    """Make a function a task with an effect outside: idempotent, retried when that can help, never cached."""
+    return task(
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=_NUM_RETRIES,
+        retry_delay_seconds=exponential_backoff(backoff_factor=2),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=heals,
+    )(function)
+
+
+def run_stage(
+    work: Callable[..., R],
+    *,
+    timeout_s: float = 3600.0,
+    num_threads: int = 1,
+    exclusive: bool = False,
+    **arguments: Any,
+) -> R:
+    """Run a stage's work in its own process; it is told the running task's key if it asks for `stage_key`."""
+    if "stage_key" in inspect.signature(work).parameters:
+        arguments["stage_key"] = _current_key()
+    return run_isolated(work, timeout_s=timeout_s, num_threads=num_threads, exclusive=exclusive, **arguments)
+
+
+def run_training_stage(
+    work: Callable[..., R], *, timeout_s: float, num_threads: int, planned_epochs: int, label: str, **arguments: Any
+) -> R:
+    """As `run_stage`, with progress shown, and with smaller and smaller micro-batches when memory runs out."""
+    progress = ProgressArtifact(label, planned_epochs)
+    limit: int | None = None
+    while True:
+        try:
+            return run_isolated(
+                work,
+                timeout_s=timeout_s,
+                num_threads=num_threads,
+                stage_key=_current_key(),
+                micro_batch_limit=limit,
+                on_progress=lambda record: progress.show(EpochRecord.model_validate(record)),
+                **arguments,
+            )
+        except OutOfMemoryError as error:
+            limit = (limit or _LARGEST_MICRO_BATCH) // 2
+            if limit < 1:
+                raise TechniqueError(
+                    f"{label} runs out of memory even with one row at a time ({error}); "
+                    "use a smaller model, or a worker with more memory"
+                ) from error
+            _logger.warning("%s ran out of memory (%s); trying again with at most %d rows at once", label, error, limit)
+
+
+def _current_key() -> str:
+    """Return the cache key of the running task; a name of its own where there is no cache (a direct call)."""
+    transaction = get_transaction()
+    if transaction is not None and transaction.key:
+        return str(transaction.key)
+    context = TaskRunContext.get()
+    return f"uncached/{context.task_run.id}" if context else "uncached/direct"

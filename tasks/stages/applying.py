@@ -1,0 +1,29 @@
+"""The work of a compression stage."""
+
+from tasks.contracts.data import DatasetRef
+from tasks.contracts.model import ModelRef, StageResult
+from tasks.runtime.services import connect
+from tasks.stages.making import make_model
+from tasks.techniques import Technique
+
+
+def apply_technique(
+    technique: Technique,
+    model: ModelRef,
+    baseline: ModelRef,
+    data: DatasetRef,
+    seed: int,
+    stage_key: str,
+    micro_batch_limit: int | None = None,
+) -> StageResult:
+    """Compress `model` by `technique`, with `baseline` (torch) as the teacher where one is asked for."""
+    return make_model(
+        lambda context: technique.apply(connect().artifacts.get(model.digest), context),
+        technique.kind,
+        technique.gives,
+        data,
+        stage_key,
+        seed=seed,
+        baseline=baseline,
+        micro_batch_limit=micro_batch_limit,
+    )

@@ -1,0 +1,109 @@
+"""The work of getting the baseline: train it, or load it from a file, the store or the registry."""
+
+import re
+from pathlib import Path
+
+from tasks.contracts.data import DatasetRef
+from tasks.contracts.errors import ModelError
+from tasks.contracts.model import ModelRef, StageResult
+from tasks.contracts.value import sha256_hex
+from tasks.runtime.services import Services, connect
+from tasks.stages.making import make_model
+from tasks.stages.training import train_model
+from tasks.techniques.baseline import TrainSpec
+from tasks.techniques.technique import Applied, StageContext
+from tasks.techniques.training import device_for
+
+TORCH_DIGEST_TAG = "stillhouse.torch_digest"
+"""Tag of a registered version that names the torch artifact which it was made from."""
+
+_REGISTRY_URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
+
+
+def train_baseline(
+    spec: TrainSpec, data: DatasetRef, seed: int, stage_key: str, micro_batch_limit: int | None = None
+) -> StageResult:
+    """Train the baseline from scratch."""
+    device = device_for(spec.resources.num_gpus)
+    return make_model(
+        lambda context: train_model(spec.model, spec.schedule, context, device=device),
+        "train",
+        "torch",
+        data,
+        stage_key,
+        seed=seed,
+        micro_batch_limit=micro_batch_limit,
+    )
+
+
+def find_baseline(place: str, services: Services) -> ModelRef:
+    """Bring the model that `place` names into the store and return its identity.
+
+    Args:
+        place: Path of a file, `sha256:<digest>`, `models:/<name>@<alias>` or `models:/<name>/<version>`.
+        services: The store and the registry.
+
+    Raises:
+        ModelError: there is no such model; the message names the place and the remedy.
+    """
+    if place.startswith("sha256:"):
+        data = services.artifacts.get(place.removeprefix("sha256:"))
+    elif place.startswith("models:/"):
+        data = services.artifacts.get(_digest_in_registry(place, services))
+    else:
+        path = Path(place) if Path(place).is_absolute() else services.settings.project / place
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ModelError(f"baseline file {path} cannot be read ({error.strerror}); check baseline.load") from error
+    return ModelRef(digest=services.artifacts.put(data).digest, format="torch", size_bytes=len(data))
+
+
+def load_baseline(model: ModelRef, data: DatasetRef, stage_key: str) -> StageResult:
+    """Check that a loaded baseline rebuilds and fits the data, and make it the run's baseline.
+
+    Raises:
+        ModelError: it does not rebuild, or its outputs do not fit the data set.
+    """
+
+    def work(context: StageContext) -> Applied:
+        import torch
+
+        from tasks.models.architecture import Network
+
+        blob = connect().artifacts.get(model.digest)
+        network = Network.from_bytes(blob)
+        rows = torch.from_numpy(context.load_split("calibration").x[:2])
+        with torch.inference_mode():
+            shape = tuple(network.module(rows).shape)
+        if shape != (len(rows), context.num_outputs):
+            raise ModelError(
+                f"baseline {sha256_hex(blob)[:12]} gives outputs of shape {shape} for {len(rows)} rows; data set "
+                f"{data.name!r} needs ({len(rows)}, {context.num_outputs}). Load a model for this data set."
+            )
+        return Applied(model=blob)
+
+    return make_model(work, "load", "torch", data, stage_key)
+
+
+def _digest_in_registry(uri: str, services: Services) -> str:
+    match = _REGISTRY_URI.match(uri)
+    if match is None:
+        raise ModelError(
+            f"baseline {uri!r} is not a registry URI; write models:/<name>@<alias> or models:/<name>/<version>"
+        )
+    if match["alias"]:
+        found = services.registry.version_of(match["name"], match["alias"])
+    else:
+        found = services.registry.version(match["name"], int(match["version"]))
+    if found is None:
+        raise ModelError(
+            f"model {match['name']!r} has no alias {match['alias']!r}; `stillhouse model ls` lists what there is"
+        )
+    digest = found.tags.get(TORCH_DIGEST_TAG)
+    if not digest:
+        raise ModelError(
+            f"version {found.version} of model {match['name']!r} has no tag {TORCH_DIGEST_TAG}, so it cannot be "
+            "trained further; load a version that Stillhouse registered, or a file"
+        )
+    return digest

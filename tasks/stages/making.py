@@ -1,0 +1,94 @@
+"""What every stage that makes a model has in common: its context, its checkpoint, and storing the outcome."""
+
+import time
+from collections.abc import Callable
+
+from tasks.contracts.data import DatasetRef, SplitName
+from tasks.contracts.errors import DataError
+from tasks.contracts.model import EpochRecord, ModelFormat, ModelRef, StageResult
+from tasks.runtime.isolation import report_progress
+from tasks.runtime.services import Services, connect
+from tasks.stages.splits import load_split
+from tasks.techniques.technique import Applied, Arrays, StageContext
+
+
+def make_model(
+    work: Callable[[StageContext], Applied],
+    kind: str,
+    gives: ModelFormat,
+    data: DatasetRef,
+    stage_key: str,
+    *,
+    seed: int = 0,
+    baseline: ModelRef | None = None,
+    micro_batch_limit: int | None = None,
+) -> StageResult:
+    """Give `work` its context, store the model that it made, and drop its checkpoint once that is safe.
+
+    Args:
+        work: Makes the model; called once.
+        kind: Name of the stage in reports.
+        gives: Format of the model.
+        data: The data set whose splits the work may read, all but the test split.
+        stage_key: Under which checkpoints are kept and found again.
+        seed: For everything random in the stage.
+        baseline: The torch model that `StageContext.load_baseline` loads.
+        micro_batch_limit: Largest batch that is known to fit in memory.
+    """
+    services = connect()
+    history: list[EpochRecord] = []
+
+    def report(record: EpochRecord) -> None:
+        history.append(record)
+        report_progress(record)
+
+    def load_baseline() -> bytes:
+        assert baseline is not None, f"stage {kind} asked for a baseline and was given none"
+        return services.artifacts.get(baseline.digest)
+
+    context = StageContext(
+        task=data.task,
+        input_shape=data.input_shape,
+        num_outputs=data.num_outputs,
+        seed=seed,
+        load_split=lambda split: _load_split(services, data, split),
+        load_baseline=load_baseline,
+        checkpoints=_StageCheckpoints(services, stage_key),
+        report=report,
+        micro_batch_limit=micro_batch_limit,
+    )
+    started = time.perf_counter()
+    applied = work(context)
+    seconds = time.perf_counter() - started
+    stored = services.artifacts.put(applied.model)
+    services.checkpoints.clear(stage_key)
+    return StageResult(
+        stage_key=stage_key,
+        kind=kind,
+        model=ModelRef(digest=stored.digest, format=gives, size_bytes=stored.size_bytes),
+        seconds=seconds,
+        history=tuple(history),
+        details=applied.details,
+    )
+
+
+def _load_split(services: Services, data: DatasetRef, split: SplitName) -> Arrays:
+    if split == "test":
+        raise DataError("a stage asked for the test split; only the gate may read it, once, at the end")
+    return load_split(services.artifacts, data, split)
+
+
+class _StageCheckpoints:
+    """The checkpoints of one stage."""
+
+    def __init__(self, services: Services, stage_key: str) -> None:
+        self._store = services.checkpoints
+        self._key = stage_key
+
+    def save(self, data: bytes) -> None:
+        """Replace the checkpoint."""
+        self._store.save(self._key, data)
+
+    def load(self) -> bytes | None:
+        """Return the last checkpoint, if there is a whole one."""
+        return self._store.load(self._key)

@@ -1,0 +1,251 @@
+"""The work of a rollout: every step is written to the ledger before it is acted on, so any process can go on.
+
+The order within a tick makes a crash at any point harmless: the route follows the last recorded state
+(publishing the same route again changes nothing), traffic is observed, the state machine decides, the
+decision is appended under its tick number (a second ticker loses), and only then the route moves.
+"""
+
+import uuid
+
+from tasks.adapters.route_store import RouteStore, VersionedRoute
+from tasks.adapters.traffic import TrafficLog
+from tasks.contracts.errors import DocumentConflictError, ModelError, UserError
+from tasks.contracts.registration import CHALLENGER_ALIAS, DIGEST_TAG
+from tasks.contracts.route import Arm, ModelSignature, Route
+from tasks.contracts.run import RolloutStep, RolloutSummary, RolloutTick
+from tasks.contracts.value import Digest, Slug, Value
+from tasks.decisions import rollout
+from tasks.decisions.experiment import Observation
+from tasks.decisions.rollout import RolloutPolicy, RolloutState
+from tasks.runtime.services import RegisteredVersion, Services
+from tasks.stages.promoting import promote
+from tasks.stages.reconciling import reconcile
+
+GATE_REPORT_TAG = "stillhouse.gate_report"
+"""Tag of a registered version that names the gate report which it passed."""
+
+
+class RolloutRecord(Value):
+    """What the ledger keeps of every tick."""
+
+    state: RolloutState
+    gate_report: Digest
+    """What the promotion at the end will rest on."""
+    weights: dict[str, float]
+    """Challenger's percent for every route version that this rollout has published, by the version as text."""
+
+
+def begin_rollout(
+    services: Services, model_name: Slug, policy: RolloutPolicy, now: str, *, again: bool = False
+) -> RolloutRecord:
+    """Return the running rollout of the model's challenger, or begin one.
+
+    A challenger that was rolled back against the same champion is not tried again unless `again` is True:
+    its finished record is returned.
+
+    Raises:
+        ModelError: the model has no champion, no challenger, or the challenger lacks its gate report.
+        UserError: another version's rollout is running; it has to end first.
+    """
+    with services.locks.hold(f"rollout/{model_name}"):
+        champion = services.ledger.champion(model_name)
+        challenger = services.registry.version_of(model_name, CHALLENGER_ALIAS)
+        latest = latest_record(services, model_name)
+        if latest is not None and not latest.state.finished:
+            return _same_challenger(latest, challenger)
+        if latest is not None and not _is_settled(services, latest):
+            return latest  # its process died between deciding and acting; the caller settles it
+        if champion is not None:
+            reconcile(services, model_name)
+            challenger = services.registry.version_of(model_name, CHALLENGER_ALIAS)
+        if champion is None or challenger is None:
+            missing = "champion" if champion is None else "challenger"
+            raise ModelError(f"model {model_name} has no {missing}; `stillhouse run PLAN` registers one")
+        arms = Arm(digest=champion.candidate, version=champion.version), _arm(challenger)
+        if latest is not None and not again and _was_refused(latest.state, *arms):
+            return latest
+        record = RolloutRecord(
+            state=rollout.start(uuid.uuid4().hex, model_name, *arms, policy, now),
+            gate_report=_tag(challenger, GATE_REPORT_TAG),
+            weights={},
+        )
+        _append(services, record)
+        return record
+
+
+def follow_state(services: Services, record: RolloutRecord) -> RolloutRecord:
+    """Make the route what the recorded state asks for, and note its version. Does nothing twice."""
+    routes = RouteStore(services.documents, services.settings.store_root)
+    current = routes.current(record.state.model_name)
+    published = _publish(routes, record, current)
+    weights = record.weights | {str(published.version): published.route.weight}
+    return record.model_copy(update={"weights": weights})
+
+
+def observe(services: Services, log: TrafficLog, record: RolloutRecord) -> Observation:
+    """Count the rollout's traffic so far."""
+    current = RouteStore(services.documents, services.settings.store_root).current(record.state.model_name)
+    assert current is not None, "the route was published before traffic is observed"
+    return log.observe(
+        record.state.model_name,
+        record.state.rollout_id,
+        {int(version): weight for version, weight in record.weights.items()},
+        task=current.route.signature.task,
+        correct_within=record.state.policy.correct_within,
+    )
+
+
+def advance(services: Services, record: RolloutRecord, observation: Observation, now: str) -> RolloutRecord:
+    """Let the state machine decide and append the outcome to the ledger.
+
+    When another process recorded this tick first (a second ticker, an abort), its record counts.
+    """
+    state, _ = rollout.tick(record.state, observation, record.state.policy, now)
+    moved = record.model_copy(update={"state": state})
+    try:
+        _append(services, moved)
+    except DocumentConflictError:
+        recorded = latest_record(services, state.model_name)
+        assert recorded is not None, "a tick that conflicts is there"
+        return recorded
+    return moved
+
+
+def abort_rollout(services: Services, model_name: Slug, reason: str, now: str) -> RolloutRecord:
+    """End the running rollout and give all traffic back to the champion.
+
+    Raises:
+        UserError: no rollout of the model is running.
+    """
+    latest = latest_record(services, model_name)
+    if latest is None or latest.state.finished:
+        raise UserError(
+            f"no rollout of {model_name} is running; `stillhouse rollout status {model_name}` shows the last"
+        )
+    ended = latest.model_copy(update={"state": rollout.abort(latest.state, reason, now)})
+    try:
+        _append(services, ended)
+    except DocumentConflictError:
+        return abort_rollout(services, model_name, reason, now)  # a tick came between; abort after it
+    settle(services, ended, "rollout", now)
+    return ended
+
+
+def settle(services: Services, record: RolloutRecord, actor: str, now: str) -> None:
+    """Act on a finished rollout, once: promote the challenger, or take it off the route and its alias away."""
+    state = record.state
+    assert state.finished, "only a finished rollout is settled"
+    if _is_settled(services, record):
+        reconcile(services, state.model_name)
+        return
+    if state.status == "promoted":
+        assert state.latest is not None
+        promote(
+            services,
+            record.gate_report,
+            state.model_name,
+            state.challenger.version,
+            actor,
+            f"rollout {state.rollout_id[:12]}: {state.latest.reason}",
+            state.champion.digest,
+            now,
+        )
+        return
+    challenger = services.registry.version_of(state.model_name, CHALLENGER_ALIAS)
+    if challenger is not None and challenger.version == state.challenger.version:
+        services.registry.delete_alias(state.model_name, CHALLENGER_ALIAS)
+    follow_state(services, record)  # last: the route tells that all is done
+
+
+def latest_record(services: Services, model_name: Slug) -> RolloutRecord | None:
+    """Return the newest record of the model's newest rollout, or None."""
+    latest = services.ledger.latest_tick(model_name)
+    return None if latest is None else RolloutRecord.model_validate_json(latest[2])
+
+
+def summarise(services: Services, record: RolloutRecord) -> tuple[RolloutSummary, tuple[RolloutTick, ...]]:
+    """Return how the rollout went: its steps for the run's record, and every tick for people."""
+    ticks = [RolloutRecord.model_validate_json(data) for data in services.ledger.ticks(record.state.rollout_id)]
+    shown = tuple(_shown(tick) for tick in ticks if tick.state.latest is not None)
+    steps = tuple(RolloutStep(weight=one.judged_weight, verdict=one.verdict) for one in record.state.history)
+    verdicts = {"promoted": "promote", "rolled_back": "roll_back", "aborted": "roll_back"}
+    return RolloutSummary(verdict=verdicts.get(record.state.status, "hold"), steps=steps), shown
+
+
+def _shown(record: RolloutRecord) -> RolloutTick:
+    decision = record.state.latest
+    assert decision is not None
+    return RolloutTick(
+        at=decision.at,
+        weight=decision.judged_weight,
+        verdict=decision.verdict,
+        reason=decision.reason,
+        route_version=max((int(version) for version in record.weights), default=0),
+        rows=decision.rows,
+    )
+
+
+def _append(services: Services, record: RolloutRecord) -> None:
+    state = record.state
+    services.ledger.append_tick(state.model_name, state.rollout_id, state.tick, record.canonical_json())
+
+
+def _publish(routes: RouteStore, record: RolloutRecord, current: VersionedRoute | None) -> VersionedRoute:
+    state = record.state
+    ended = state.status in ("rolled_back", "aborted")
+    route = Route(
+        model_name=state.model_name,
+        signature=_signature(state.challenger.version, current),
+        champion=state.champion,
+        challenger=None if ended else state.challenger,
+        weight=state.weight,
+        shadow=state.shadow,
+        salt="" if ended else state.rollout_id,
+        rollout_id=None if ended else state.rollout_id,
+    )
+    return routes.publish(route, current.version if current else 0)
+
+
+def _signature(version: int, current: VersionedRoute | None) -> ModelSignature:
+    if current is not None:
+        return current.route.signature
+    raise ModelError(f"version {version} has no route to join; `stillhouse model reconcile` publishes the champion's")
+
+
+def _same_challenger(latest: RolloutRecord, challenger: RegisteredVersion | None) -> RolloutRecord:
+    running = latest.state.challenger
+    if challenger is not None and _arm(challenger) != running:
+        raise UserError(
+            f"a rollout of version {running.version} of {latest.state.model_name} is running; version "
+            f"{challenger.version} has to wait until it ends, or `stillhouse rollout abort {latest.state.model_name}`"
+        )
+    return latest
+
+
+def _is_settled(services: Services, record: RolloutRecord) -> bool:
+    """Tell whether a finished rollout has had its effect, however much has happened since."""
+    state = record.state
+    if state.status == "promoted":
+        history = services.ledger.history(state.model_name)
+        return any(entry.gate_report == record.gate_report for entry in history)
+    current = RouteStore(services.documents, services.settings.store_root).current(state.model_name)
+    return current is None or current.route.rollout_id != state.rollout_id
+
+
+def _was_refused(state: RolloutState, champion: Arm, challenger: Arm) -> bool:
+    refused = state.status in ("rolled_back", "aborted")
+    return refused and (state.champion, state.challenger) == (champion, challenger)
+
+
+def _arm(registered: RegisteredVersion) -> Arm:
+    return Arm(digest=_tag(registered, DIGEST_TAG), version=registered.version)
+
+
+def _tag(registered: RegisteredVersion, name: str) -> str:
+    value = registered.tags.get(name)
+    if not value:
+        raise ModelError(
+            f"version {registered.version} of {registered.name} has no tag {name}; it was not registered by "
+            "`stillhouse run`, so there is no evidence to roll it out on"
+        )
+    return value

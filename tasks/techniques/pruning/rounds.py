@@ -1,0 +1,83 @@
+"""The checkpoint of a stage that trains several times: it wraps the training loop's, which knows of one training.
+
+Layout: 8 bytes with the length of the header (little-endian), the header as JSON, the network at the
+start of the round, and then what the training loop saved.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+
+from tasks.contracts.model import EpochRecord
+from tasks.techniques.technique import Checkpoints
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = "stillhouse.rounds/1"
+_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round as it starts."""
+
+    number: int
+    """From 1."""
+    network: bytes
+    """The torch artifact that the round trains: already pruned."""
+    records: tuple[EpochRecord, ...]
+    """The epochs of all earlier rounds."""
+
+
+class RoundCheckpoints:
+    """The stage's checkpoints as the training of one round sees them."""
+
+    def __init__(self, checkpoints: Checkpoints, current: Round) -> None:
+        self._checkpoints = checkpoints
+        self._current = current
+
+    def save(self, data: bytes) -> None:
+        """Save the training's checkpoint together with the round that it belongs to."""
+        self._checkpoints.save(_pack(self._current, data))
+
+    def load(self) -> bytes | None:
+        """Return the training's checkpoint if it is of this round."""
+        stored = _unpack(self._checkpoints.load())
+        if stored is None or stored[0].number != self._current.number:
+            return None
+        return stored[1]
+
+
+def last_round(checkpoints: Checkpoints) -> Round | None:
+    """Return the round in which the stage was interrupted, or None if it is to start anew."""
+    stored = _unpack(checkpoints.load())
+    return stored[0] if stored else None
+
+
+def _pack(current: Round, training: bytes) -> bytes:
+    header = {
+        "format": _FORMAT,
+        "round": current.number,
+        "network_bytes": len(current.network),
+        "records": [record.model_dump(mode="json") for record in current.records],
+    }
+    encoded = json.dumps(header).encode()
+    return b"".join([len(encoded).to_bytes(_LENGTH_BYTES, "little"), encoded, current.network, training])
+
+
+def _unpack(data: bytes | None) -> tuple[Round, bytes] | None:
+    """Return the round and the training's checkpoint; None for bytes that are not of this format."""
+    if data is None:
+        return None
+    start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
+    try:
+        header = json.loads(data[_LENGTH_BYTES:start])
+        if header["format"] != _FORMAT:
+            raise ValueError(f"its format is {header['format']!r} instead of {_FORMAT!r}")
+        records = tuple(EpochRecord.model_validate(record) for record in header["records"])
+        end = start + int(header["network_bytes"])
+        number = int(header["round"])
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("the checkpoint of %d bytes is ignored and the stage starts anew: %s", len(data), error)
+        return None
+    return Round(number, data[start:end], records), data[end:]

@@ -1,0 +1,105 @@
+"""What every compression technique is: a frozen spec that says what it takes, gives and needs, and `apply`.
+
+A technique module must not import torch or onnxruntime at its head (a test proves it): plans are
+validated, listed and cached by processes that never load a tensor. Import them where they are used.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import numpy as np
+from pydantic import Field
+
+from tasks.contracts.data import SplitName, Task
+from tasks.contracts.model import EpochRecord, ModelFormat
+from tasks.contracts.value import Value
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """One split in memory: `x` [N, *input_shape] and `y` [N]."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Checkpoints(Protocol):
+    """The checkpoint of the running stage."""
+
+    def save(self, data: bytes) -> None:
+        """Replace the checkpoint, atomically."""
+        ...
+
+    def load(self) -> bytes | None:
+        """Return the last checkpoint of this very stage (same inputs, spec, code and seed), or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage may use besides the model that it is given."""
+
+    task: Task
+    input_shape: tuple[int, ...]
+    """Shape of one row of `x`, without the batch axis."""
+    num_outputs: int
+    seed: int
+    load_split: Callable[[SplitName], Arrays]
+    """Loads a split; the test split is refused with a DataError."""
+    load_baseline: Callable[[], bytes]
+    """Loads the run's baseline (the teacher) as a torch artifact."""
+    checkpoints: Checkpoints
+    report: Callable[[EpochRecord], None]
+    """Tells the user, and the stage's history, how an epoch went."""
+    micro_batch_limit: int | None = None
+    """Largest batch that fits in memory, known after running out of it; gradients are accumulated."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a technique made: a model in the format that it `gives`, and facts worth showing."""
+
+    model: bytes
+    details: dict[str, float | int | str] = field(default_factory=dict)
+
+
+class Resources(Value):
+    """What a stage asks of the worker that runs it."""
+
+    num_gpus: float = Field(default=0.0, ge=0.0, description="GPUs, fractions allowed.")
+    timeout_s: float = Field(default=6 * 3600.0, gt=0.0, description="Seconds after which the stage is killed.")
+
+
+class TechniqueSpec(Value):
+    """Base of all specs. A subclass sets `kind: Literal["..."] = "..."`, the class variables, and `apply`."""
+
+    summary: ClassVar[str]
+    """One line for `stillhouse techniques` and the docs."""
+    takes: ClassVar[ModelFormat]
+    gives: ClassVar[ModelFormat]
+
+    kind: str
+    resources: Resources = Resources()
+    num_threads: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="CPU threads of the stage. Part of the cache key: the order of sums depends on it.",
+    )
+
+    @property
+    def planned_epochs(self) -> int:
+        """How many `EpochRecord`s the stage will report; 0 for a technique that does not train."""
+        return 0
+
+    @abstractmethod
+    def apply(self, model: bytes, context: StageContext) -> Applied:
+        """Compress `model`, an artifact of format `takes`, into one of format `gives`.
+
+        Deterministic for equal arguments. Long loops save checkpoints and start from the last one.
+
+        Raises:
+            TechniqueError: the technique cannot be applied to this model; the message says why and what to do.
+        """

@@ -1,0 +1,276 @@
+"""The training loop: one for baselines, distillation and fine-tuning. What is learned is the loss, an argument.
+
+Dimension legend: N rows of the split, B rows of a batch, K outputs of the network.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from tasks.contracts.data import Task
+from tasks.contracts.errors import TechniqueError
+from tasks.contracts.model import EpochRecord
+from tasks.contracts.value import Value
+from tasks.techniques.augmentation import Augmentation
+from tasks.techniques.technique import Arrays, StageContext
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+    from torch.optim import Optimizer
+
+
+class Schedule(Value):
+    """How long and how fast to train."""
+
+    epochs: int = Field(default=20, ge=1, le=100_000, description="Passes over the train split.")
+    batch_size: int = Field(default=64, ge=2, le=1_048_576, description="Rows per optimizer step.")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="adamw", description="`sgd` uses Nesterov momentum 0.9; `adamw` decouples weight decay."
+    )
+    learning_rate: float = Field(default=3e-3, gt=0, le=10, description="Peak, reached at the end of the warm-up.")
+    weight_decay: float = Field(
+        default=1e-2, ge=0, le=1, description="Applied to matrices and kernels, not to biases and norm scales."
+    )
+    warmup_fraction: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of all steps with linear warm-up; the rest falls by a cosine to 0."
+    )
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="Probability mass that label targets spread evenly over all classes."
+    )
+    augmentation: Augmentation = Field(default=Augmentation(), description="Random views of the training rows.")
+    checkpoint_every: int = Field(default=5, ge=1, description="Epochs between checkpoints; the last is always saved.")
+
+    def learning_rate_at(self, step: int, num_steps: int) -> float:
+        """Return the learning rate of optimizer step `step` (from 0) of `num_steps`.
+
+        Linear warm-up to the peak, then a cosine to 0 (one cycle; Loshchilov & Hutter 2017 without
+        restarts). A pure function of the step, so that a resumed run needs no scheduler state.
+        """
+        num_warmup = round(self.warmup_fraction * num_steps)
+        if step < num_warmup:
+            return self.learning_rate * (step + 1) / num_warmup
+        progress = (step - num_warmup) / max(1, num_steps - num_warmup)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss may look at besides the network's outputs."""
+
+    inputs: "Tensor"
+    """[B, *input_shape], as the network saw them: augmented."""
+    labels: "Tensor"
+    """[B], int64 classes or float32 targets."""
+    rows: "Tensor"
+    """[B], int64 positions in the split, for targets that were computed per row beforehand."""
+
+
+Loss = Callable[["Tensor", Batch], "Tensor"]
+"""From the network's outputs [B, K] and their batch to the scalar mean over the batch's rows."""
+
+
+def label_loss(task: Task, label_smoothing: float = 0.0) -> Loss:
+    """Return the loss against labels: cross-entropy for classes, mean squared error for regression."""
+    from torch.nn import functional
+
+    def cross_entropy(logits_BK: "Tensor", batch: Batch) -> "Tensor":
+        return functional.cross_entropy(logits_BK, batch.labels, label_smoothing=label_smoothing)
+
+    def squared_error(outputs_B1: "Tensor", batch: Batch) -> "Tensor":
+        return functional.mse_loss(outputs_B1.squeeze(1), batch.labels)
+
+    return cross_entropy if task == "classification" else squared_error
+
+
+def device_for(num_gpus: float) -> str:
+    """Return the torch device of a stage that asked for `num_gpus`: CUDA if it asked and there is one."""
+    import torch
+
+    return "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
+
+
+def fit(
+    module: "nn.Module",
+    split: Arrays,
+    loss: Loss,
+    schedule: Schedule,
+    context: StageContext,
+    *,
+    first_step: int = 1,
+    device: str = "cpu",
+) -> None:
+    """Train `module` in place, report every epoch, and leave the module on the CPU in eval mode.
+
+    Continues from the stage's checkpoint if it fits this very call (module layout, schedule, rows,
+    `first_step`), after reporting the epochs that are already done; the final weights are then
+    bit-identical to those of an uninterrupted run. All randomness comes from `context.seed` and `first_step`.
+
+    Args:
+        module: the network; parameters that do not require gradients stay as they are.
+        split: the training rows, at least two.
+        loss: what to minimise.
+        schedule: how long and how fast.
+        context: seed, checkpoints, reports and the memory limit; it loads nothing here.
+        first_step: the `step` of the first epoch's record, for stages that train more than once.
+        device: torch device to train on.
+
+    Raises:
+        TechniqueError: the split or the augmentation does not fit, nothing is trainable, or the loss diverged.
+    """
+    import torch
+
+    from tasks.techniques.training_state import TrainingState
+
+    _check(module, split, schedule)
+    inputs = torch.from_numpy(split.x).to(device)
+    labels_N = torch.from_numpy(split.y).to(device)
+    module.to(device)
+    with _reproducible(context.seed, first_step, device) as generator:
+        optimizer = make_optimizer(module, schedule)
+        purpose = f"{schedule.value_digest()}/{len(split.y)}/{first_step}"
+        state = TrainingState(module, optimizer, generator, purpose)
+        loop = _Loop(module, inputs, labels_N, loss, schedule, context, optimizer, generator)
+        records = state.restore(context.checkpoints.load())
+        for record in records:
+            context.report(record)
+        for epoch in range(len(records), schedule.epochs):
+            records.append(EpochRecord(step=first_step + epoch, metrics=loop.run_epoch(epoch)))
+            context.report(records[-1])
+            if (epoch + 1) % schedule.checkpoint_every == 0 or epoch + 1 == schedule.epochs:
+                context.checkpoints.save(state.to_bytes(records))
+    module.to("cpu").eval()
+
+
+def make_optimizer(module: "nn.Module", schedule: Schedule) -> "Optimizer":
+    """Return the schedule's optimizer over the trainable parameters; vectors and scalars do not decay."""
+    import torch
+
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=schedule.learning_rate)
+
+
+def _check(module: "nn.Module", split: Arrays, schedule: Schedule) -> None:
+    if len(split.y) < 2 or len(split.x) != len(split.y):
+        raise TechniqueError(
+            f"training needs at least 2 rows and a label for each, but the split has {len(split.x)} rows and "
+            f"{len(split.y)} labels; give it more data"
+        )
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise TechniqueError(f"{type(module).__name__} has no trainable parameter; train a network that has some")
+    schedule.augmentation.check(split.x.shape[1:])
+
+
+@contextmanager
+def _reproducible(seed: int, first_step: int, device: str) -> Iterator["Generator"]:
+    """Seed everything random, yield the loop's own generator, and leave the process's generators as they were."""
+    import torch
+
+    mixed = (seed * 1_000_003 + first_step) % 2**63
+    devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(enabled=True, deterministic=True):
+        torch.manual_seed(mixed)  # for dropout, which draws from the global generator
+        yield torch.Generator().manual_seed(mixed)
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What stays the same from step to step."""
+
+    module: "nn.Module"
+    inputs: "Tensor"
+    """[N, *input_shape]"""
+    labels_N: "Tensor"  # noqa: N815
+    loss: Loss
+    schedule: Schedule
+    context: StageContext
+    optimizer: "Optimizer"
+    generator: "Generator"
+
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        """Show every row once, in a new order, and return the means over the rows."""
+        self.module.train()
+        num_rows = len(self.labels_N)
+        batches = _shuffled_batches(num_rows, self.schedule.batch_size, self.generator)
+        sum_loss = sum_score = sum_rate = 0.0
+        for position, rows_B in enumerate(batches):
+            step = epoch * len(batches) + position
+            rate = self.schedule.learning_rate_at(step, self.schedule.epochs * len(batches))
+            loss, score = self._step(rows_B.to(self.inputs.device), rate, epoch)
+            sum_loss += loss * len(rows_B)
+            sum_score += score
+            sum_rate += rate
+        score_metric = _score_metric(self.context.task, sum_score / num_rows)
+        return {"loss": sum_loss / num_rows, "learning_rate": sum_rate / len(batches), **score_metric}
+
+    def _step(self, rows_B: "Tensor", rate: float, epoch: int) -> tuple[float, float]:
+        """Make one optimizer step; return the batch's mean loss and summed score."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        view = self.schedule.augmentation.view(self.inputs[rows_B], self.generator)
+        loss, score = self._accumulate_gradients(Batch(view, self.labels_N[rows_B], rows_B))
+        if not math.isfinite(loss):
+            raise TechniqueError(
+                f"training diverged in epoch {epoch + 1} of {self.schedule.epochs}: the loss is {loss} at learning "
+                f"rate {rate:.3g}; lower learning_rate (now {self.schedule.learning_rate:g}) or raise warmup_fraction"
+            )
+        self.optimizer.step()
+        return loss, score
+
+    def _accumulate_gradients(self, batch: Batch) -> tuple[float, float]:
+        """Add up the gradient of the batch's mean loss; return that loss and the summed score of the rows.
+
+        Under a memory limit the batch runs in equal parts, each weighted by its share of the rows.
+        """
+        num_rows = len(batch.labels)
+        loss = score = 0.0
+        for part in _parts(batch, self.context.micro_batch_limit or num_rows):
+            outputs_BK = self.module(part.inputs)
+            part_loss = self.loss(outputs_BK, part) * (len(part.labels) / num_rows)
+            part_loss.backward()  # type: ignore[no-untyped-call]
+            loss += part_loss.item()
+            score += _summed_score(outputs_BK.detach(), part.labels, self.context.task)
+        return loss, score
+
+
+def _shuffled_batches(num_rows: int, batch_size: int, generator: "Generator") -> list["Tensor"]:
+    """Split a random permutation into batches; a last single row joins the batch before it (batch norm needs two)."""
+    import torch
+
+    rows_N = torch.randperm(num_rows, generator=generator)
+    batches = list(torch.split(rows_N, batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+def _parts(batch: Batch, limit: int) -> list[Batch]:
+    """Split into near-equal parts of at most `limit` rows, but of no fewer than two (batch norm needs two)."""
+    num_rows = len(batch.labels)
+    num_parts = max(1, min(math.ceil(num_rows / limit), num_rows // 2))
+    columns = (column.tensor_split(num_parts) for column in (batch.inputs, batch.labels, batch.rows))
+    return [Batch(*part) for part in zip(*columns, strict=True)]
+
+
+def _summed_score(outputs_BK: "Tensor", labels_B: "Tensor", task: Task) -> float:
+    """Sum over the rows: 1 for a right class, or the squared error."""
+    if task == "classification":
+        return float((outputs_BK.argmax(dim=1) == labels_B).sum())
+    return float((outputs_BK.squeeze(1) - labels_B).square().sum())
+
+
+def _score_metric(task: Task, mean_score: float) -> dict[str, float]:
+    if task == "classification":
+        return {"train_accuracy": mean_score}
+    return {"train_rmse": math.sqrt(mean_score)}

@@ -1,0 +1,48 @@
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tasks.adapters.locks import FileLocks
+
+_HOLDER = (
+    "import sys; from pathlib import Path; from tasks.adapters.locks import FileLocks\n"
+    "FileLocks(Path(sys.argv[1])).acquire('stage'); print('held', flush=True); sys.stdin.read()\n"
+)
+
+
+def test_hold_keeps_a_second_thread_out(tmp_path: Path) -> None:
+    locks, entered = FileLocks(tmp_path), threading.Event()
+
+    def second() -> None:
+        with locks.hold("stage"):
+            entered.set()
+
+    with locks.hold("stage"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not entered.wait(timeout=0.2)
+    assert entered.wait(timeout=10)
+    thread.join()
+
+
+def test_hold_does_not_confuse_two_names(tmp_path: Path) -> None:
+    locks = FileLocks(tmp_path)
+    with locks.hold("a"):
+        locks.release(locks.acquire("b", wait=False))
+
+
+def test_acquire_succeeds_at_once_when_the_holder_was_killed(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        locks = FileLocks(tmp_path)
+        with pytest.raises(BlockingIOError):
+            locks.acquire("stage", wait=False)
+        holder.kill()
+        holder.wait()
+        locks.release(locks.acquire("stage", wait=False))

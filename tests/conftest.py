@@ -1,0 +1,33 @@
+"""Every test has its own home, and no engine outside it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ |= {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point all embedded state below the test's own folder and forget what was connected before."""
+    from tasks.runtime.services import connect
+    from tasks.runtime.settings import current_settings
+
+    for name in list(os.environ):
+        if name.startswith("STILLHOUSE_"):
+            monkeypatch.delenv(name)
+    place = tmp_path / "home"
+    monkeypatch.setenv("STILLHOUSE_HOME", str(place))
+    monkeypatch.setenv("STILLHOUSE_BASELINES", str(tmp_path / "baselines"))
+    current_settings.cache_clear()
+    connect.cache_clear()
+    yield place
+    current_settings.cache_clear()
+    connect.cache_clear()

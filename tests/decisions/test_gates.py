@@ -1,0 +1,202 @@
+import numpy as np
+import pytest
+
+from tasks.contracts.errors import DataError
+from tasks.contracts.verdict import Verdict
+from tasks.decisions.gates import Constraints, GatePolicy, judge, right_rows, rows_to_settle, too_few_rows, verdict_of
+
+NUM_ROWS = 3000
+LABELS = np.arange(NUM_ROWS) % 3
+NAMES = ("cat", "dog", "owl")
+
+
+def answers(wrong: int, *, first: int = 0) -> np.ndarray:
+    """Logits [N, 3] that are right but for `wrong` rows from `first` on."""
+    predicted = LABELS.copy()
+    predicted[first : first + wrong] = (predicted[first : first + wrong] + 1) % 3
+    return 5.0 * np.eye(3, dtype=np.float32)[predicted]
+
+
+def evidence(**changes):
+    base = np.random.default_rng(0).lognormal(0.0, 0.1, 300)
+    known = {
+        "task": "classification",
+        "class_names": NAMES,
+        "labels": LABELS,
+        "candidate_outputs": answers(31),
+        "baseline_outputs": answers(30),
+        "candidate_latency_ms": 0.4 * base,
+        "baseline_latency_ms": base,
+        "candidate_size_bytes": 40_000,
+        "baseline_size_bytes": 1_000_000,
+        "candidate_memory_bytes": 5_000_000,
+        "constraints": Constraints(max_size_ratio=0.05, max_latency_ratio=0.5, max_memory_bytes=6_000_000),
+        "policy": GatePolicy(bootstrap_resamples=400),
+        "num_candidates": 1,
+    }
+    return known | changes
+
+
+def checks_of(**changes):
+    return {check.name: check for check in judge(**evidence(**changes))}
+
+
+def test_judge_passes_a_good_candidate_and_names_every_check():
+    checks = judge(**evidence())
+    assert verdict_of(checks) is Verdict.PASS
+    assert [check.name for check in checks if check.blocking] == ["accuracy", "size", "memory", "latency_p50"]
+    reported = [check.name for check in checks if not check.blocking]
+    assert reported == ["mcnemar", "flips", "calibration", "class:cat", "class:dog", "class:owl", "latency_p95"]
+
+
+def test_judge_reports_the_paired_difference_and_the_bound_that_decided():
+    accuracy = checks_of()["accuracy"]
+    assert accuracy.estimate == pytest.approx(-1 / NUM_ROWS)
+    assert -0.01 < accuracy.bound < accuracy.estimate
+    assert (accuracy.margin, accuracy.num_rows) == (0.01, NUM_ROWS)
+    failing = checks_of(candidate_outputs=answers(200))["accuracy"]
+    assert failing.verdict is Verdict.FAIL
+    assert failing.estimate < failing.bound < -0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"candidate_outputs": answers(200)}, "accuracy"),
+        ({"candidate_size_bytes": 50_001}, "size"),
+        ({"candidate_memory_bytes": 6_000_001}, "memory"),
+        ({"candidate_latency_ms": np.ones(300), "baseline_latency_ms": np.ones(300)}, "latency_p50"),
+    ],
+)
+def test_judge_fails_a_candidate_when_one_blocking_check_does(changes, name):
+    checks = judge(**evidence(**changes))
+    assert {check.name for check in checks if check.blocking and check.verdict is Verdict.FAIL} == {name}
+    assert verdict_of(checks) is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"candidate_latency_ms": np.empty(0)}, "latency_p50"),
+        ({"candidate_memory_bytes": None}, "memory"),
+        (
+            {"labels": LABELS[:0], "candidate_outputs": answers(0)[:0], "baseline_outputs": answers(0)[:0]},
+            "accuracy",
+        ),
+        (
+            {"labels": LABELS[:60], "candidate_outputs": answers(0)[:60], "baseline_outputs": answers(0)[:60]},
+            "accuracy",
+        ),
+    ],
+)
+def test_judge_is_inconclusive_when_evidence_is_missing(changes, name):
+    checks = judge(**evidence(**changes))
+    assert {check.name: check.verdict for check in checks}[name] is Verdict.INCONCLUSIVE
+    assert verdict_of(checks) is Verdict.INCONCLUSIVE
+
+
+def test_judge_says_how_many_rows_would_settle_it():
+    few = {"labels": LABELS[:300], "candidate_outputs": answers(3)[:300], "baseline_outputs": answers(3, first=3)[:300]}
+    accuracy = checks_of(**few)["accuracy"]
+    assert accuracy.verdict is Verdict.INCONCLUSIVE
+    assert 300 < accuracy.num_rows_needed < 3000
+
+
+def test_judge_takes_the_stricter_of_two_size_limits():
+    limits = Constraints(max_size_ratio=0.05, max_size_bytes=39_999)
+    size = checks_of(constraints=limits)["size"]
+    assert (size.verdict, size.margin, size.estimate) == (Verdict.FAIL, 39_999, 40_000)
+
+
+def test_judge_checks_only_what_is_constrained():
+    names = {check.name for check in judge(**evidence(constraints=Constraints())) if check.blocking}
+    assert names == {"accuracy"}
+
+
+def test_judge_holds_more_candidates_to_a_smaller_alpha():
+    alone, among_ten = (checks_of(num_candidates=num)["accuracy"] for num in (1, 10))
+    assert among_ten.bound < alone.bound
+    assert among_ten.estimate == alone.estimate
+
+
+def test_judge_counts_rows_with_outputs_that_are_not_finite_as_wrong():
+    outputs = answers(0)
+    outputs[:300, 0] = np.nan
+    checks = checks_of(candidate_outputs=outputs)
+    assert checks["accuracy"].estimate == pytest.approx((30 - 300) / NUM_ROWS)
+    assert checks["accuracy"].verdict is Verdict.FAIL
+    assert right_rows(outputs, LABELS).sum() == NUM_ROWS - 300
+
+
+def test_judge_reports_flips_and_the_class_that_was_given_up_without_blocking():
+    outputs = answers(0)
+    owls = np.flatnonzero(LABELS == 2)[:200]
+    outputs[owls] = 5.0 * np.eye(3, dtype=np.float32)[0]
+    checks = checks_of(candidate_outputs=outputs, constraints=Constraints(max_accuracy_drop=0.2))
+    assert checks["class:owl"].verdict is Verdict.FAIL
+    assert checks["class:cat"].verdict is Verdict.PASS
+    assert checks["flips"].estimate == pytest.approx((200 - 10 + 20) / NUM_ROWS)  # 10 flipped in the baseline already
+    assert checks["flips"].verdict is Verdict.FAIL
+    assert checks["mcnemar"].verdict is Verdict.FAIL
+    assert verdict_of(tuple(checks.values())) is Verdict.PASS
+
+
+def test_judge_reports_overconfidence():
+    checks = checks_of(baseline_outputs=answers(200) / 2, candidate_outputs=10 * answers(200))
+    assert checks["calibration"].estimate > 0.02
+    assert checks["calibration"].verdict is Verdict.FAIL
+
+
+def test_judge_refuses_outputs_of_other_rows():
+    with pytest.raises(DataError, match="the baseline has 2999 outputs for 3000 test rows"):
+        judge(**evidence(baseline_outputs=answers(30)[1:]))
+
+
+def regression(candidate_noise: float, **changes):
+    generator = np.random.default_rng(1)
+    targets = generator.standard_normal(2000)
+    noise = generator.standard_normal((2000, 1))
+    outputs = {
+        "candidate_outputs": (targets[:, None] + candidate_noise * noise).astype(np.float32),
+        "baseline_outputs": (targets[:, None] + noise).astype(np.float32),
+    }
+    shared = {"task": "regression", "class_names": (), "labels": targets.astype(np.float32)}
+    return evidence(**(shared | outputs | {"constraints": Constraints()} | changes))
+
+
+@pytest.mark.parametrize(("noise", "verdict"), [(1.01, Verdict.PASS), (1.2, Verdict.FAIL)])
+def test_judge_tests_the_rmse_for_regression(noise, verdict):
+    (check,) = judge(**regression(noise))
+    assert (check.name, check.verdict) == ("rmse", verdict)
+    assert check.estimate == pytest.approx(noise - 1, abs=1e-3)
+
+
+def test_judge_fails_a_regression_candidate_when_an_output_is_not_finite():
+    broken = np.full((2000, 1), np.inf, dtype=np.float32)
+    (check,) = judge(**regression(1.0, candidate_outputs=broken))
+    assert check.verdict is Verdict.FAIL
+    assert "2000 of the candidate's outputs are not finite" in check.detail
+
+
+def test_judge_is_inconclusive_for_regression_when_the_baseline_is_not_finite():
+    broken = np.full((2000, 1), np.nan, dtype=np.float32)
+    (check,) = judge(**regression(1.0, baseline_outputs=broken))
+    assert check.verdict is Verdict.INCONCLUSIVE
+
+
+def test_verdict_of_is_inconclusive_when_nothing_blocks():
+    assert verdict_of(()) is Verdict.INCONCLUSIVE
+
+
+def test_too_few_rows_says_how_many_are_needed():
+    constraints, policy = Constraints(max_accuracy_drop=0.01), GatePolicy()
+    needed = rows_to_settle(constraints, policy, 3)
+    assert too_few_rows(needed, constraints, policy, 3) is None
+    message = too_few_rows(360, constraints, policy, 3)
+    assert f"split of 360 rows cannot settle a margin of 0.01: needs about {needed} rows" in message
+    assert rows_to_settle(constraints, policy, 3) > rows_to_settle(constraints, policy, 1)
+
+
+def test_too_few_rows_says_that_no_number_helps_when_the_assumed_drop_is_the_margin():
+    message = too_few_rows(10**9, Constraints(max_accuracy_drop=0.01), GatePolicy(assumed_drop=0.01), 1)
+    assert "no number of test rows" in message

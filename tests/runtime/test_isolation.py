@@ -1,0 +1,114 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.contracts.errors import DataError, OutOfMemoryError, StageFailedError, WorkerLostError
+from tasks.contracts.model import EpochRecord, ModelRef
+from tasks.runtime.isolation import report_progress, run_isolated
+
+_LIMIT_S = 120.0
+
+
+def echo(model: ModelRef, times: int) -> tuple[ModelRef, ...]:
+    return (model,) * times
+
+
+def threads() -> str:
+    print("noise on standard output must not disturb the answer")
+    return os.environ["OMP_NUM_THREADS"]
+
+
+def progress(steps: int) -> int:
+    for step in range(1, steps + 1):
+        report_progress(EpochRecord(step=step, metrics={"loss": 1.0 / step}))
+    return os.getpid()
+
+
+def fail(kind: str) -> None:
+    if kind == "data":
+        raise DataError("column 'age' is missing; add it")
+    if kind == "memory":
+        raise MemoryError("no room")
+    if kind == "killed":
+        print("last words", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "hang":
+        time.sleep(60)
+    raise ZeroDivisionError("a defect")
+
+
+def test_run_isolated_returns_typed_values_from_another_process() -> None:
+    model = ModelRef(digest="a" * 64, format="onnx", size_bytes=3)
+    assert run_isolated(echo, timeout_s=_LIMIT_S, model=model, times=2) == (model, model)
+
+
+def test_run_isolated_sets_the_number_of_threads_before_the_process_starts() -> None:
+    assert run_isolated(threads, timeout_s=_LIMIT_S, num_threads=2) == "2"
+
+
+def test_run_isolated_passes_progress_on_in_order() -> None:
+    seen: list[EpochRecord] = []
+    pid = run_isolated(
+        progress, timeout_s=_LIMIT_S, steps=3, on_progress=lambda item: seen.append(EpochRecord.model_validate(item))
+    )
+    assert pid != os.getpid()
+    assert [record.step for record in seen] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("data", DataError, "column 'age' is missing"),
+        ("memory", OutOfMemoryError, "no room"),
+        ("killed", WorkerLostError, "code -9(.|\n)*last words"),
+        ("defect", StageFailedError, "ZeroDivisionError: a defect(.|\n)*Traceback"),
+    ],
+)
+def test_run_isolated_raises_what_the_function_raised(kind: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        run_isolated(fail, timeout_s=_LIMIT_S, kind=kind)
+
+
+def test_run_isolated_kills_the_process_when_time_is_up() -> None:
+    with pytest.raises(WorkerLostError, match="limit of 3 s"):
+        run_isolated(fail, timeout_s=3.0, kind="hang")
+
+
+def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from tasks.runtime.isolation import run_isolated\n"
+        "import orphan\n"
+        "run_isolated(orphan.linger, timeout_s=600, path=sys.argv[2])\n"
+    )
+    (tmp_path / "orphan.py").write_text(
+        "import os, time\ndef linger(path: str) -> None:\n"
+        "    open(path + '.part', 'w').write(str(os.getpid())); os.replace(path + '.part', path); time.sleep(600)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(pid_file)], env=environment)
+    _poll(pid_file.exists)
+    child = int(pid_file.read_text())
+    parent.kill()
+    parent.wait()
+    _poll(lambda: not _is_running(child))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _poll(condition: object) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "the condition did not come true within a minute"
+        time.sleep(0.05)

@@ -1,0 +1,176 @@
+"""What every member of the `Technique` union keeps to. A new technique is tested here without an edit."""
+
+import functools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+import tasks.techniques
+from tasks.contracts.data import SplitName
+from tasks.contracts.model import Architecture, EpochRecord, ModelFormat
+from tasks.models.architecture import Network
+from tasks.techniques import TECHNIQUES, Technique
+from tasks.techniques.inference import outputs_of
+from tasks.techniques.technique import Applied, Arrays, StageContext, TechniqueSpec
+from tasks.techniques.training import Schedule, fit, label_loss
+
+MakeContext = Callable[..., StageContext]
+Spec = type[TechniqueSpec]
+
+PACKAGE = Path(tasks.techniques.__file__).parent
+each_technique = pytest.mark.parametrize("spec", TECHNIQUES, ids=[spec.__name__ for spec in TECHNIQUES])
+
+
+def kind_of(spec: Spec) -> str:
+    (kind,) = get_args(spec.model_fields["kind"].annotation)
+    return str(kind)
+
+
+def example(spec: Spec) -> TechniqueSpec:
+    """Return the spec of the first `examples` entry of its JSON schema, or of its defaults, trained for one epoch."""
+    fields: dict[str, Any] = dict(next(iter(spec.model_json_schema().get("examples", [])), {}))
+    for name, field in spec.model_fields.items():
+        if field.annotation is Schedule:
+            fields[name] = Schedule(epochs=1, batch_size=16)
+    return spec.model_validate(fields)
+
+
+@pytest.fixture(scope="module")
+def baseline(images: Arrays, make_context: MakeContext) -> Network:
+    """Return a small network that has learned the striped images."""
+    kwargs = {"input_shape": [1, 8, 8], "num_outputs": 3, "width": 8, "blocks": [1, 1]}
+    network = Network.create(Architecture(factory="tasks.models.resnet:resnet", kwargs=kwargs), seed=0)
+    fit(network.module, images, label_loss("classification"), Schedule(epochs=10, batch_size=8), make_context())
+    return network
+
+
+@pytest.fixture(scope="module")
+def incoming(baseline: Network) -> Callable[[ModelFormat], bytes]:
+    """Return a function that gives the baseline in a format; ONNX is exported once."""
+
+    @functools.cache
+    def in_format(model_format: ModelFormat) -> bytes:
+        if model_format == "torch":
+            return baseline.to_bytes()
+        from tasks.models.onnx_export import to_onnx
+
+        return to_onnx(baseline, (1, 8, 8), "float32")
+
+    return in_format
+
+
+def load(model: bytes, model_format: ModelFormat) -> None:
+    """Load a model as the next stage or the gateway would, and run it."""
+    if model_format == "torch":
+        outputs = outputs_of(Network.from_bytes(model).module, torch.zeros(2, 1, 8, 8), 2)
+    else:
+        from onnxruntime import InferenceSession
+
+        session = InferenceSession(model, providers=["CPUExecutionProvider"])
+        (outputs,) = session.run(None, {session.get_inputs()[0].name: np.zeros((2, 1, 8, 8), dtype=np.float32)})
+    assert tuple(outputs.shape) == (2, 3)
+
+
+def test_techniques_have_kinds_of_their_own() -> None:
+    kinds = [kind_of(spec) for spec in TECHNIQUES]
+    assert len(set(kinds)) == len(kinds)
+
+
+def test_technique_is_the_union_of_the_listed_specs() -> None:
+    union = get_args(Technique)[0]
+    assert (get_args(union) or (union,)) == TECHNIQUES
+
+
+@each_technique
+def test_kind_names_the_module_or_lies_in_the_folder_of_its_family(spec: Spec) -> None:
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", kind_of(spec))
+    assert spec.model_fields["kind"].default == kind_of(spec)
+    place = spec.__module__.removeprefix("tasks.techniques.").split(".")
+    assert place[-1] == kind_of(spec) or (PACKAGE / place[0] / "__init__.py").is_file()
+
+
+@each_technique
+def test_spec_says_what_it_is_takes_and_gives(spec: Spec) -> None:
+    assert spec.summary.strip()
+    assert "\n" not in spec.summary
+    assert spec.takes in get_args(ModelFormat)
+    assert spec.gives in get_args(ModelFormat)
+
+
+@each_technique
+def test_every_field_is_described_and_has_a_default_or_an_example(spec: Spec) -> None:
+    for name in spec.model_fields.keys() - TechniqueSpec.model_fields.keys():
+        assert spec.model_fields[name].description, name
+    assert example(spec).kind == kind_of(spec)
+
+
+@each_technique
+def test_spec_survives_json_and_is_told_apart_by_its_kind(spec: Spec) -> None:
+    original = example(spec)
+    restored = TypeAdapter(Technique).validate_json(original.model_dump_json())
+    assert type(restored) is spec
+    assert restored == original
+    assert restored.value_digest() == original.value_digest()
+
+
+@each_technique
+def test_union_makes_a_json_schema_that_knows_the_kind(spec: Spec) -> None:
+    assert f'"const": "{kind_of(spec)}"' in json.dumps(TypeAdapter(Technique).json_schema())
+
+
+@each_technique
+def test_spec_names_the_field_when_it_is_unknown(spec: Spec) -> None:
+    fields = example(spec).model_dump() | {"no_such_field": 1}
+    with pytest.raises(ValidationError, match="no_such_field"):
+        TypeAdapter(Technique).validate_python(fields)
+
+
+@each_technique
+def test_spec_is_frozen(spec: Spec) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        example(spec).num_threads = 2
+
+
+def test_import_of_the_union_loads_no_tensor_library() -> None:
+    code = "import sys, tasks.techniques; print(*sorted({'torch', 'onnxruntime', 'onnx'} & sys.modules.keys()))"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == ""
+
+
+@each_technique
+def test_apply_gives_the_same_loadable_model_twice_and_never_reads_the_test_split(
+    spec: Spec,
+    incoming: Callable[[ModelFormat], bytes],
+    make_context: MakeContext,
+    draw_images: Callable[[int, int], Arrays],
+) -> None:
+    technique = example(spec)
+    asked: set[str] = set()
+    records: list[EpochRecord] = []
+
+    def load_split(name: SplitName) -> Arrays:
+        asked.add(name)
+        return draw_images({"train": 48, "calibration": 120, "validation": 30, "test": 30}[name], len(name))
+
+    def apply() -> Applied:
+        context = make_context(
+            load_split=load_split, load_baseline=lambda: incoming("torch"), report=records.append
+        )  # fmt: skip
+        return technique.apply(incoming(spec.takes), context)
+
+    first = apply()
+    assert len(records) == technique.planned_epochs
+    second = apply()
+    assert first.model == second.model
+    assert first.details == second.details
+    load(first.model, spec.gives)
+    assert "test" not in asked
