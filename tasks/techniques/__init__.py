@@ -21,6 +21,7 @@ def _spec(path: str) -> type[TechniqueSpec]:
 TECHNIQUES: tuple[type[TechniqueSpec], ...] = (
     _spec("distill_response:DistillResponse"),
     _spec("pruning:PruneChannels"),
+    _spec("quantize_static:QuantizeStatic"),
 )
 
 if TYPE_CHECKING:
