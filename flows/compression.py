@@ -26,7 +26,7 @@ from tasks.stages.fetching import record_dataset, source_revision
 from tasks.track import track
 
 
-@flow(name="compress-model", flow_run_name="{plan.name}", persist_result=False)
+@flow(name="compress-model", flow_run_name="{plan.name} compression", persist_result=False)
 def compress_model(plan: CompressionPlan, pin_baseline: bool = False) -> RunDossier:
     """Compress a model by every candidate chain of `plan`, judge the outcomes, and register the best that passes.
 
@@ -50,7 +50,7 @@ def compress_model(plan: CompressionPlan, pin_baseline: bool = False) -> RunDoss
     ]
     candidates = [candidate.finish() for candidate in pending]
     timings = measure(models_to_time(baseline, candidates), data, current_machine(), plan.seed)
-    judged = judge(plan, data, baseline, candidates, timings, started_at)
+    judged, baseline_tested = judge(plan, data, baseline, candidates, timings, started_at)
     dossier = make_dossier(
         Outcome(
             run_id=run_id,
@@ -60,6 +60,7 @@ def compress_model(plan: CompressionPlan, pin_baseline: bool = False) -> RunDoss
             data=data,
             baseline=baseline,
             baseline_moved=describe_move(plan.name, baseline.made.model.digest, data.digest),
+            baseline_tested=baseline_tested,
             judged=judged,
             chosen=choose_candidate(judged, data, timings, plan.choose),
             timings=timings,

@@ -25,7 +25,7 @@ from tasks.stages.splits import load_split
 _UNCHANGED: tuple[RolloutSummary, tuple[RolloutTick, ...]] = (RolloutSummary(verdict="unchanged", steps=()), ())
 
 
-@flow(name="deliver-model", flow_run_name="{plan.name}", persist_result=False)
+@flow(name="deliver-model", flow_run_name="{plan.name} delivery", persist_result=False)
 def deliver_model(plan: CompressionPlan, pin_baseline: bool = False) -> RunDossier:
     """Compress by the plan and, if a candidate passed, roll it out until it is promoted or rolled back.
 

@@ -8,7 +8,7 @@ from flows.candidates import Candidate
 from flows.outcome import Baseline, Judged, primary_metric, validation_point
 from flows.plan import CompressionPlan, Preference
 from tasks.contracts.data import DatasetRef
-from tasks.contracts.evaluation import METRIC_DIRECTIONS, TimingTable
+from tasks.contracts.evaluation import METRIC_DIRECTIONS, Quality, TimingTable
 from tasks.contracts.verdict import Verdict
 from tasks.decisions.pareto import Objective, choose, pareto_front
 from tasks.evaluate import evaluate
@@ -25,10 +25,11 @@ def judge(
     candidates: Sequence[Candidate],
     timings: TimingTable,
     created_at: str,
-) -> tuple[Judged, ...]:
+) -> tuple[tuple[Judged, ...], Quality]:
     """Gate every finished candidate on the test split, which is read here and nowhere before.
 
     All finished candidates share the gate's error rate, since the best of those that pass is chosen.
+    Returns the candidates with the gate's answers, and the baseline's quality on the test split.
     """
     finished = [candidate for candidate in candidates if candidate.failure is None]
     front = pareto_front(_points(finished, data, timings), _objectives(data))
@@ -51,14 +52,16 @@ def judge(
         )
         for candidate in finished
     }
-    return tuple(
+    judged = tuple(
         Judged(
             candidate,
             gate=reports[candidate.name].result() if candidate.name in reports else None,
+            tested=qualities[candidate.name].result() if candidate.name in qualities else None,
             pareto=candidate.name in front,
         )
         for candidate in candidates
     )
+    return judged, reference
 
 
 def choose_candidate(

@@ -39,10 +39,12 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Judged:
-    """A candidate with the gate's answer; `gate` is None for a chain that did not finish."""
+    """A candidate with the gate's answer; `gate` and `tested` are None for a chain that did not finish."""
 
     candidate: Candidate
     gate: StoredGateReport | None
+    tested: Quality | None
+    """Quality of the deployable model on the test split, as the gate saw it."""
     pareto: bool
 
 
@@ -57,6 +59,7 @@ class Outcome:
     data: DatasetRef
     baseline: Baseline
     baseline_moved: str | None
+    baseline_tested: Quality
     judged: tuple[Judged, ...]
     chosen: str | None
     timings: TimingTable
@@ -99,8 +102,10 @@ def make_dossier(outcome: Outcome) -> RunDossier:
         baseline_moved=outcome.baseline_moved,
         eager_timing=timings.models[outcome.baseline.made.model.digest],
         machine=timings.machine,
+        baseline_validation=_evaluation(outcome.baseline.deployed, outcome.baseline.quality, timings),
         candidates={
             judged.candidate.name: CandidateDossier(
+                validation=_on_validation(judged, timings),
                 stages=tuple(stage.made for stage in judged.candidate.stages),
                 gate=judged.gate,
                 failure=judged.candidate.failure,
@@ -112,7 +117,11 @@ def make_dossier(outcome: Outcome) -> RunDossier:
 
 
 def make_record(outcome: Outcome) -> RunRecord:
-    """Return the record of schema `stillhouse.run/1`, before registration and rollout."""
+    """Return the record of schema `stillhouse.run/1`, before registration and rollout.
+
+    The baseline and the last stage of every judged candidate are shown as the gate saw them, on the test
+    split; the stages on the way on the validation split. `Evaluation.split` says which.
+    """
     baseline = outcome.baseline
     return RunRecord(
         run_id=outcome.run_id,
@@ -124,7 +133,8 @@ def make_record(outcome: Outcome) -> RunRecord:
             splits={name: split.num_rows for name, split in outcome.data.splits.items()},
         ),
         baseline=BaselineSummary(
-            model=baseline.deployed.model, evaluation=_evaluation(baseline.deployed, baseline.quality, outcome.timings)
+            model=baseline.deployed.model,
+            evaluation=_evaluation(baseline.deployed, outcome.baseline_tested, outcome.timings),
         ),
         candidates=tuple(_summary(judged, outcome.timings) for judged in outcome.judged),
         chosen=outcome.chosen,
@@ -135,21 +145,30 @@ def make_record(outcome: Outcome) -> RunRecord:
 
 
 def _summary(judged: Judged, timings: TimingTable) -> CandidateSummary:
+    stages = [_stage(stage, stage.quality, timings) for stage in judged.candidate.stages]
+    if judged.tested is not None:
+        stages[-1] = _stage(judged.candidate.stages[-1], judged.tested, timings)
     return CandidateSummary(
         name=judged.candidate.name,
-        stages=tuple(_stage(stage, timings) for stage in judged.candidate.stages),
+        stages=tuple(stages),
         gate=_gate(judged.gate),
         pareto=judged.pareto,
     )
 
 
-def _stage(stage: Stage, timings: TimingTable) -> StageSummary:
+def _on_validation(judged: Judged, timings: TimingTable) -> Evaluation | None:
+    if judged.tested is None:
+        return None
+    return _evaluation(judged.candidate.deployed, judged.candidate.quality, timings)
+
+
+def _stage(stage: Stage, quality: Quality, timings: TimingTable) -> StageSummary:
     return StageSummary(
         kind=stage.made.kind,
         cached=stage.cached,
         seconds=stage.made.seconds,
         model=stage.made.model,
-        evaluation=_evaluation(stage.deployed, stage.quality, timings),
+        evaluation=_evaluation(stage.deployed, quality, timings),
     )
 
 

@@ -17,7 +17,7 @@ from tasks.stages.rolling import RolloutRecord, advance, begin_rollout, latest_r
 from tasks.watch import watch
 
 
-@flow(name="roll-out", flow_run_name="{model_name}", persist_result=False)
+@flow(name="roll-out", flow_run_name="{model_name} rollout", persist_result=False)
 def roll_out(
     model_name: str, policy: RolloutPolicy, tick_seconds: float = 60.0, again: bool = False
 ) -> tuple[RolloutSummary, tuple[RolloutTick, ...]]:
@@ -43,7 +43,7 @@ def roll_out(
     return summarise(connect(), record)
 
 
-@flow(name="tick-rollout", flow_run_name="{model_name}", persist_result=False)
+@flow(name="tick-rollout", flow_run_name="{model_name} rollout", persist_result=False)
 def tick_rollout(model_name: str) -> RolloutRecord | None:
     """Take one look at the model's running rollout and act on it; the schedule's unit of work.
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 
 import httpx
@@ -32,6 +32,7 @@ class _Service:
     """What others use to reach it."""
     page: str
     """What a person opens."""
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 def run_services(prefect_port: int, mlflow_port: int, gateway_port: int, say: Callable[[str], None]) -> None:
@@ -82,6 +83,7 @@ def _services(settings: Settings, prefect_port: int, mlflow_port: int, gateway_p
             f"{prefect}/api/health",
             f"{prefect}/api",
             prefect,
+            {"PREFECT_UI_API_URL": f"{prefect}/api"},  # else its pages ask port 4200, whatever the port is
         ),
         _Service(
             "mlflow",
@@ -135,7 +137,10 @@ def _start(service: _Service, settings: Settings) -> subprocess.Popen[bytes]:
     (settings.home / "logs").mkdir(parents=True, exist_ok=True)
     with open(_log_path(service.name, settings), "ab") as log:
         # a session of its own, so that Ctrl-C reaches this process alone and the children end in order
-        return subprocess.Popen(service.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        environment = os.environ | service.environment
+        return subprocess.Popen(
+            service.command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def _wait_until_healthy(

@@ -30,8 +30,15 @@ def shown_progress(title: str) -> Iterator[None]:
                 stages[label] = bars.add_task(f"  {label}", total=planned, note="")
             note = ", ".join(f"{name} {value:.3g}" for name, value in record.metrics.items() if name != "learning_rate")
             bars.update(stages[label], completed=record.step, note=note)
+            if not bars.console.is_terminal and record.step == planned:
+                bars.console.print(f"{label}: {planned} epochs, {note}", soft_wrap=True)
 
-        endings = [listen(on_epoch), listen_to_announcements(lambda text: bars.update(overall, note=text))]
+        def on_announcement(text: str) -> None:
+            bars.update(overall, note=text)
+            if not bars.console.is_terminal:
+                bars.console.print(text, soft_wrap=True)
+
+        endings = [listen(on_epoch), listen_to_announcements(on_announcement)]
         try:
             yield
         finally:

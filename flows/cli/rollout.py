@@ -1,6 +1,6 @@
 """`stillhouse rollout`: start, tick, status, abort."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -87,8 +87,6 @@ def abort(
 
 
 def _show(record: "RolloutRecord", as_json: bool) -> None:
-    from rich.table import Table
-
     from flows.cli.console import console, print_json
 
     state = record.state
@@ -99,19 +97,10 @@ def _show(record: "RolloutRecord", as_json: bool) -> None:
         f"{state.model_name}: [bold]{state.status}[/] at {state.weight:g} % after {state.tick} ticks; "
         f"champion version {state.champion.version}, challenger version {state.challenger.version}"
     )
-    table = Table("at", "weight", "verdict", "champion rows", "challenger rows", "reason")
-    shown: tuple[Any, ...] = (
-        *state.history,
-        *((state.latest,) if state.latest and state.latest not in state.history else ()),
-    )
-    for decision in shown:
-        rows = decision.rows
-        table.add_row(
-            decision.at,
-            f"{decision.judged_weight:g} %",
-            decision.verdict,
-            str(rows.get("champion", 0)),
-            str(rows.get("challenger", 0)),
-            decision.reason,
+    latest = (state.latest,) if state.latest and state.latest not in state.history else ()
+    for decision in (*state.history, *latest):
+        rows = ", ".join(f"{arm} {num} rows" for arm, num in decision.rows.items())
+        console().print(
+            f"{decision.at}  {decision.judged_weight:g} %  [bold]{decision.verdict}[/]: {decision.reason} ({rows})",
+            soft_wrap=True,
         )
-    console().print(table)

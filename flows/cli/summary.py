@@ -46,23 +46,22 @@ def _candidates(dossier: RunDossier) -> Table:
     record = dossier.record
     metric = next(iter(record.baseline.evaluation.metrics))
     table = Table(title=f"{record.plan.name} on {record.dataset.name}", title_justify="left")
-    columns = ("candidate", "chain", metric, "size", "smaller", "p50 ms", "faster", "int8", "gate")
+    columns = ("candidate", metric, "size", "smaller", "p50 ms", "faster", "int8", "gate")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("candidate", "chain", "gate") else "right")
+        table.add_column(column, justify="left" if column in ("candidate", "gate") else "right", no_wrap=True)
     base = record.baseline.evaluation
-    table.add_row("baseline", dossier.baseline_stage.kind, *_figures(base, base, metric), "")
+    table.add_row("baseline", *_figures(base, base, metric), "")
     for candidate in record.candidates:
         table.add_row(*_row(candidate, base, metric, chosen=candidate.name == record.chosen))
     return table
 
 
 def _row(candidate: CandidateSummary, base: Evaluation, metric: str, *, chosen: bool) -> list[str | Text]:
-    chain = " > ".join(stage.kind for stage in candidate.stages)
     verdict = Text(candidate.gate.verdict, style=_STYLES[candidate.gate.verdict])
     name = Text(f"{candidate.name} *" if chosen else candidate.name, style="bold" if chosen else "")
     if not candidate.stages:
-        return [name, chain, *[""] * 6, verdict]
-    return [name, chain, *_figures(candidate.stages[-1].evaluation, base, metric), verdict]
+        return [name, *[""] * 6, verdict]
+    return [name, *_figures(candidate.stages[-1].evaluation, base, metric), verdict]
 
 
 def _figures(evaluation: Evaluation, base: Evaluation, metric: str) -> list[str]:

@@ -28,7 +28,7 @@ class DatasetSummary(Value):
 
 
 class BaselineSummary(Value):
-    """The uncompressed model as exported, and its evaluation on the validation split."""
+    """The uncompressed model as exported, and its evaluation on the test split."""
 
     model: ModelRef
     evaluation: Evaluation
@@ -42,7 +42,8 @@ class StageSummary(Value):
     seconds: float
     model: ModelRef
     evaluation: Evaluation
-    """Of the stage's model as deployed: a torch model is exported to ONNX first."""
+    """Of the stage's model as deployed: a torch model is exported to ONNX first. On the validation split; the
+    last stage of a candidate that was judged, on the test split, as the gate saw it."""
 
 
 class CheckSummary(Value):
@@ -133,6 +134,9 @@ class CandidateDossier(Value):
 
     stages: tuple[StageResult, ...]
     """In the order of the chain; the same positions as `CandidateSummary.stages`."""
+    validation: Evaluation | None = None
+    """Of the last stage on the validation split, beside its evaluation on test in the record; None for a chain
+    that was not judged."""
     gate: StoredGateReport | None
     failure: str | None = None
     """Why the chain did not finish; None when it did."""
@@ -148,6 +152,8 @@ class RunDossier(Value):
     """The plan as validated, defaults filled in."""
     dataset: DatasetRef
     baseline_stage: StageResult
+    baseline_validation: Evaluation
+    """Of the baseline on the validation split; the record has it on the test split."""
     baseline_moved: str | None
     """How the baseline differs from the pinned one; None when it does not or nothing is pinned."""
     eager_timing: Timing
@@ -157,6 +163,18 @@ class RunDossier(Value):
     lineage: dict[str, str]
     """Data hash, plan digest, code version, digests of the stages, MLflow run ids."""
     rollout_ticks: tuple[RolloutTick, ...] = ()
+
+    def on_validation(self) -> RunRecord:
+        """Return the record with every evaluation on the validation split, to compare stages with each other."""
+        candidates = []
+        for candidate in self.record.candidates:
+            validation = self.candidates[candidate.name].validation
+            stages = list(candidate.stages)
+            if validation is not None:
+                stages[-1] = stages[-1].model_copy(update={"evaluation": validation})
+            candidates.append(candidate.model_copy(update={"stages": tuple(stages)}))
+        baseline = self.record.baseline.model_copy(update={"evaluation": self.baseline_validation})
+        return self.record.model_copy(update={"baseline": baseline, "candidates": tuple(candidates)})
 
     def with_record(self, **changes: Any) -> "RunDossier":
         """Return a copy whose record has these fields changed."""

@@ -9,7 +9,6 @@ from tasks.contracts.evaluation import Quality
 from tasks.contracts.model import ModelRef
 from tasks.evaluation.calibration import expected_calibration_error
 from tasks.evaluation.metrics import flip_rate, per_class_recall, task_metrics
-from tasks.evaluation.onnx_graph import read_graph_facts
 from tasks.evaluation.predictions import pack_outputs, predict, unpack_outputs
 from tasks.runtime.services import ArtifactStore, connect
 from tasks.stages.splits import load_split
@@ -35,6 +34,8 @@ def evaluate_model(
     Raises:
         ModelError: a model is not ONNX, does not run, or does not fit the data set.
     """
+    from tasks.evaluation.onnx_graph import read_graph_facts
+
     for role, ref in (("model", model), ("baseline", baseline)):
         if ref.format != "onnx":
             raise ModelError(

@@ -82,7 +82,10 @@ def _ensure_champion(services: Services, dossier: RunDossier, parent_run_id: str
     name = _model_name(dossier)
     if services.ledger.champion(name) is not None:
         return
-    tags = dossier.lineage | {TORCH_DIGEST_TAG: dossier.baseline_stage.model.digest, "stillhouse.role": "baseline"}
+    tags = _without_other_chains(dossier) | {
+        TORCH_DIGEST_TAG: dossier.baseline_stage.model.digest,
+        "stillhouse.role": "baseline",
+    }
     digest = dossier.record.baseline.model.digest
     version = _register(services, name, digest, dossier, tags, {}, parent_run_id)
     reason = f"first champion: the uncompressed baseline of plan {dossier.record.plan.name}"
@@ -124,7 +127,12 @@ def _lineage_tags(dossier: RunDossier, chosen: CandidateSummary) -> dict[str, st
     tags |= {"stillhouse.candidate": chosen.name, "stillhouse.chain": " > ".join(stage.kind for stage in stages)}
     if torch_models:
         tags[TORCH_DIGEST_TAG] = torch_models[-1]
-    return dossier.lineage | tags
+    return _without_other_chains(dossier) | tags
+
+
+def _without_other_chains(dossier: RunDossier) -> dict[str, str]:
+    """Leave out the stages of all candidates, which the run's record has; a version shows its own."""
+    return {name: value for name, value in dossier.lineage.items() if not name.startswith("stillhouse.stages.")}
 
 
 def _experiment(dossier: RunDossier) -> str:
@@ -176,7 +184,7 @@ def _stage_params(stage: StageResult, dossier: RunDossier) -> dict[str, str]:
 
 def _metrics(evaluation: Evaluation) -> dict[str, float]:
     """Flatten an evaluation into metric names that MLflow allows."""
-    metrics = {f"validation.{name}": value for name, value in evaluation.metrics.items()}
+    metrics = {f"{evaluation.split}.{name}": value for name, value in evaluation.metrics.items()}
     metrics |= {
         f"latency_ms.batch_{batch}.{name}": value
         for batch, quantiles in evaluation.latency_ms.items()

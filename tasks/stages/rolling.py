@@ -3,17 +3,21 @@
 The order within a tick makes a crash at any point harmless: the route follows the last recorded state
 (publishing the same route again changes nothing), traffic is observed, the state machine decides, the
 decision is appended under its tick number (a second ticker loses), and only then the route moves.
+
+A rollout compares two versions. When another champion comes meanwhile (a promotion by hand), the comparison
+is void: the route is left to the new champion, and the next tick ends the rollout.
 """
 
 import uuid
 
 from tasks.adapters.route_store import RouteStore, VersionedRoute
 from tasks.adapters.traffic import TrafficLog
-from tasks.contracts.errors import DocumentConflictError, ModelError, UserError
+from tasks.contracts.errors import DocumentConflictError, GateError, ModelError, UserError
 from tasks.contracts.registration import CHALLENGER_ALIAS, DIGEST_TAG
 from tasks.contracts.route import Arm, ModelSignature, Route
 from tasks.contracts.run import RolloutStep, RolloutSummary, RolloutTick
 from tasks.contracts.value import Digest, Slug, Value
+from tasks.contracts.verdict import LedgerEntry
 from tasks.decisions import rollout
 from tasks.decisions.experiment import Observation
 from tasks.decisions.rollout import RolloutPolicy, RolloutState
@@ -41,10 +45,12 @@ def begin_rollout(
     """Return the running rollout of the model's challenger, or begin one.
 
     A challenger that was rolled back against the same champion is not tried again unless `again` is True:
-    its finished record is returned.
+    its finished record is returned. `again` also finds it when the roll-back took its alias away. Without a
+    challenger, the last rollout's record is returned as long as the champion is the one that it left.
 
     Raises:
         ModelError: the model has no champion, no challenger, or the challenger lacks its gate report.
+        GateError: the challenger's gate report made it champion before, and that was undone.
         UserError: another version's rollout is running; it has to end first.
     """
     with services.locks.hold(f"rollout/{model_name}"):
@@ -54,10 +60,19 @@ def begin_rollout(
         if latest is not None and not latest.state.finished:
             return _same_challenger(latest, challenger)
         if latest is not None and not _is_settled(services, latest):
-            return latest  # its process died between deciding and acting; the caller settles it
+            # its process died between deciding and acting
+            if challenger is None or _is_of(latest, challenger):
+                return latest  # the caller settles it
+            settle(services, latest, "begin-rollout", now)
+            champion = services.ledger.champion(model_name)
         if champion is not None:
             reconcile(services, model_name)
             challenger = services.registry.version_of(model_name, CHALLENGER_ALIAS)
+        if challenger is None and again and latest is not None and latest.state.status != "promoted":
+            challenger = services.registry.version(model_name, latest.state.challenger.version)
+            services.registry.set_alias(model_name, CHALLENGER_ALIAS, challenger.version)
+        if latest is not None and champion is not None and challenger is None and _still_holds(latest.state, champion):
+            return latest
         if champion is None or challenger is None:
             missing = "champion" if champion is None else "challenger"
             raise ModelError(f"model {model_name} has no {missing}; `stillhouse run PLAN` registers one")
@@ -66,7 +81,7 @@ def begin_rollout(
             return latest
         record = RolloutRecord(
             state=rollout.start(uuid.uuid4().hex, model_name, *arms, policy, now),
-            gate_report=_tag(challenger, GATE_REPORT_TAG),
+            gate_report=_unused_evidence(services, challenger),
             weights={},
         )
         _append(services, record)
@@ -74,12 +89,23 @@ def begin_rollout(
 
 
 def follow_state(services: Services, record: RolloutRecord) -> RolloutRecord:
-    """Make the route what the recorded state asks for, and note its version. Does nothing twice."""
+    """Make the route what the rollout's newest recorded state asks for, and note its version. Does nothing twice.
+
+    `record` may be older: an abort or another ticker came between. A finished rollout is left to `settle`.
+    """
+    model_name = record.state.model_name
     routes = RouteStore(services.documents, services.settings.store_root)
-    current = routes.current(record.state.model_name)
-    published = _publish(routes, record, current)
-    weights = record.weights | {str(published.version): published.route.weight}
-    return record.model_copy(update={"weights": weights})
+    with services.locks.hold(_route_lock(model_name)):
+        newest = latest_record(services, model_name) or record
+        current = routes.current(model_name)
+        if _is_superseded(services, newest):
+            reconcile(services, model_name)
+            current = routes.current(model_name)
+        elif not newest.state.finished:
+            current = _publish(routes, newest, current)
+    if current is None:
+        raise ModelError(_no_route(newest))
+    return newest.model_copy(update={"weights": newest.weights | {str(current.version): current.route.weight}})
 
 
 def observe(services: Services, log: TrafficLog, record: RolloutRecord) -> Observation:
@@ -98,9 +124,13 @@ def observe(services: Services, log: TrafficLog, record: RolloutRecord) -> Obser
 def advance(services: Services, record: RolloutRecord, observation: Observation, now: str) -> RolloutRecord:
     """Let the state machine decide and append the outcome to the ledger.
 
-    When another process recorded this tick first (a second ticker, an abort), its record counts.
+    When another process recorded this tick first (a second ticker, an abort), its record counts. When another
+    champion came since the rollout began, it is aborted, whatever was observed.
     """
-    state, _ = rollout.tick(record.state, observation, record.state.policy, now)
+    if _is_superseded(services, record):
+        state = rollout.abort(record.state, "another version became champion meanwhile", now)
+    else:
+        state, _ = rollout.tick(record.state, observation, record.state.policy, now)
     moved = record.model_copy(update={"state": state})
     try:
         _append(services, moved)
@@ -127,6 +157,7 @@ def abort_rollout(services: Services, model_name: Slug, reason: str, now: str) -
         _append(services, ended)
     except DocumentConflictError:
         return abort_rollout(services, model_name, reason, now)  # a tick came between; abort after it
+    _take_alias(services, ended.state)  # here too: a rollout that never had a route counts as settled
     settle(services, ended, "rollout", now)
     return ended
 
@@ -151,10 +182,8 @@ def settle(services: Services, record: RolloutRecord, actor: str, now: str) -> N
             now,
         )
         return
-    challenger = services.registry.version_of(state.model_name, CHALLENGER_ALIAS)
-    if challenger is not None and challenger.version == state.challenger.version:
-        services.registry.delete_alias(state.model_name, CHALLENGER_ALIAS)
-    follow_state(services, record)  # last: the route tells that all is done
+    _take_alias(services, state)
+    _give_back(services, record)  # last: the route tells that all is done
 
 
 def latest_record(services: Services, model_name: Slug) -> RolloutRecord | None:
@@ -169,7 +198,10 @@ def summarise(services: Services, record: RolloutRecord) -> tuple[RolloutSummary
     shown = tuple(_shown(tick) for tick in ticks if tick.state.latest is not None)
     steps = tuple(RolloutStep(weight=one.judged_weight, verdict=one.verdict) for one in record.state.history)
     verdicts = {"promoted": "promote", "rolled_back": "roll_back", "aborted": "roll_back"}
-    return RolloutSummary(verdict=verdicts.get(record.state.status, "hold"), steps=steps), shown
+    verdict = verdicts.get(record.state.status, "hold")
+    if verdict == "promote" and not _was_promoted(services, record):
+        verdict = "roll_back"  # another version became champion before this one could
+    return RolloutSummary(verdict=verdict, steps=steps), shown
 
 
 def _shown(record: RolloutRecord) -> RolloutTick:
@@ -195,7 +227,7 @@ def _publish(routes: RouteStore, record: RolloutRecord, current: VersionedRoute 
     ended = state.status in ("rolled_back", "aborted")
     route = Route(
         model_name=state.model_name,
-        signature=_signature(state.challenger.version, current),
+        signature=_signature(record, current),
         champion=state.champion,
         challenger=None if ended else state.challenger,
         weight=state.weight,
@@ -206,15 +238,44 @@ def _publish(routes: RouteStore, record: RolloutRecord, current: VersionedRoute 
     return routes.publish(route, current.version if current else 0)
 
 
-def _signature(version: int, current: VersionedRoute | None) -> ModelSignature:
-    if current is not None:
-        return current.route.signature
-    raise ModelError(f"version {version} has no route to join; `stillhouse model reconcile` publishes the champion's")
+def _signature(record: RolloutRecord, current: VersionedRoute | None) -> ModelSignature:
+    if current is None:
+        raise ModelError(_no_route(record))
+    return current.route.signature
+
+
+def _no_route(record: RolloutRecord) -> str:
+    return (
+        f"version {record.state.challenger.version} of {record.state.model_name} has no route to join; "
+        "`stillhouse model reconcile` publishes the champion's"
+    )
+
+
+def _route_lock(model_name: str) -> str:
+    """Name the lock under which a rollout moves the route, so that a late ticker cannot undo a newer state's."""
+    return f"route/{model_name}"
+
+
+def _give_back(services: Services, record: RolloutRecord) -> None:
+    routes = RouteStore(services.documents, services.settings.store_root)
+    with services.locks.hold(_route_lock(record.state.model_name)):
+        if _is_settled(services, record):
+            return
+        if _is_superseded(services, record):
+            reconcile(services, record.state.model_name)
+        else:
+            _publish(routes, record, routes.current(record.state.model_name))
+
+
+def _take_alias(services: Services, state: RolloutState) -> None:
+    challenger = services.registry.version_of(state.model_name, CHALLENGER_ALIAS)
+    if challenger is not None and challenger.version == state.challenger.version:
+        services.registry.delete_alias(state.model_name, CHALLENGER_ALIAS)
 
 
 def _same_challenger(latest: RolloutRecord, challenger: RegisteredVersion | None) -> RolloutRecord:
     running = latest.state.challenger
-    if challenger is not None and _arm(challenger) != running:
+    if challenger is not None and not _is_of(latest, challenger):
         raise UserError(
             f"a rollout of version {running.version} of {latest.state.model_name} is running; version "
             f"{challenger.version} has to wait until it ends, or `stillhouse rollout abort {latest.state.model_name}`"
@@ -223,13 +284,43 @@ def _same_challenger(latest: RolloutRecord, challenger: RegisteredVersion | None
 
 
 def _is_settled(services: Services, record: RolloutRecord) -> bool:
-    """Tell whether a finished rollout has had its effect, however much has happened since."""
+    """Tell whether a finished rollout has had its effect, or cannot have it any more, whatever happened since."""
     state = record.state
     if state.status == "promoted":
-        history = services.ledger.history(state.model_name)
-        return any(entry.gate_report == record.gate_report for entry in history)
+        return _was_promoted(services, record) or _is_superseded(services, record)
     current = RouteStore(services.documents, services.settings.store_root).current(state.model_name)
     return current is None or current.route.rollout_id != state.rollout_id
+
+
+def _was_promoted(services: Services, record: RolloutRecord) -> bool:
+    history = services.ledger.history(record.state.model_name)
+    return any(entry.gate_report == record.gate_report for entry in history)
+
+
+def _is_superseded(services: Services, record: RolloutRecord) -> bool:
+    """Tell whether another than the rollout's champion is champion now."""
+    champion = services.ledger.champion(record.state.model_name)
+    return champion is not None and champion.candidate != record.state.champion.digest
+
+
+def _unused_evidence(services: Services, challenger: RegisteredVersion) -> Digest:
+    evidence = _tag(challenger, GATE_REPORT_TAG)
+    if any(entry.gate_report == evidence for entry in services.ledger.history(challenger.name)):
+        raise GateError(
+            f"version {challenger.version} of {challenger.name} was champion by gate report {evidence[:12]} and was "
+            "replaced since; the same evidence does not promote it twice. Register a version with new evidence."
+        )
+    return evidence
+
+
+def _is_of(record: RolloutRecord, challenger: RegisteredVersion) -> bool:
+    return _arm(challenger) == record.state.challenger
+
+
+def _still_holds(state: RolloutState, champion: LedgerEntry) -> bool:
+    """Tell whether the champion still is the one that the finished rollout left in place."""
+    left = state.challenger if state.status == "promoted" else state.champion
+    return left.digest == champion.candidate
 
 
 def _was_refused(state: RolloutState, champion: Arm, challenger: Arm) -> bool:

@@ -1,7 +1,6 @@
 """Training a baseline from scratch."""
 
 from tasks.contracts.model import Architecture
-from tasks.models.architecture import Network, completed
 from tasks.techniques.technique import Applied, StageContext
 from tasks.techniques.training import Schedule, fit, label_loss
 
@@ -21,6 +20,8 @@ def train_model(model: Architecture, schedule: Schedule, context: StageContext, 
         ModelError: the model cannot be built.
         TechniqueError: the training cannot be done on these data, or it diverged.
     """
+    from tasks.models.architecture import Network, completed
+
     architecture = completed(model, context.input_shape, context.num_outputs)
     network = Network.create(architecture, context.seed)
     loss = label_loss(context.task, schedule.label_smoothing)

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from tasks.evaluation import footprint
 
@@ -26,7 +27,8 @@ def test_peak_memory_bytes_falls_back_to_the_systems_accounting_when_there_is_no
     from_proc = footprint.peak_memory_bytes()
     monkeypatch.setattr(footprint.Path, "read_text", lambda self: (_ for _ in ()).throw(FileNotFoundError))
     accounted = footprint.peak_memory_bytes()
-    assert accounted >= from_proc > 2**20
+    assert from_proc > 2**20
+    assert accounted == pytest.approx(from_proc, rel=0.02)  # the kernel adds its per-thread counts up lazily
 
 
 def test_footprint_ends_without_an_answer_when_nobody_waits_any_more(tmp_path):

@@ -1,0 +1,1 @@
+"""A run as people see it: one HTML page, pictures in SVG, and Prefect artifacts."""

@@ -1,0 +1,117 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.plan import load_plan, parse_plan, plan_schema
+from flows.plan_power import power_warnings
+from tasks.contracts.errors import PlanError
+
+PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.yaml"))
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "name": "small",
+        "dataset": {"source": "digits"},
+        "baseline": {"train": {"model": {"factory": "tasks.models.mlp:mlp"}}},
+        "candidates": {"one": [{"kind": "distill_response"}]},
+    }
+    return base | changes
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_load_plan_accepts_every_shipped_plan_without_a_warning(path: Path) -> None:
+    assert power_warnings(load_plan(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sed": 1}, "sed: unknown key; did you mean 'seed'"),
+        (
+            {"constraints": {"max_acuracy_drop": 0.1}},
+            "constraints.max_acuracy_drop: unknown key; did you mean 'max_acc",
+        ),
+        ({"candidates": {"one": [{"kind": "distill_response", "temprature": 4}]}}, "did you mean 'temperature'"),
+        ({"candidates": {"one": [{"kind": "distil"}]}}, "distill_response"),
+        ({"candidates": {"one": []}}, "candidates.one"),
+        ({"candidates": {}}, "candidates"),
+        ({"dataset": {"source": "digits", "split": {"train": 0.9}}}, "sum to"),
+        ({"baseline": {"train": {"model": {"factory": "no colon"}}}}, "baseline.train.model.factory"),
+        ({"baseline": {"train": {"model": {"factory": "a:b"}, "epochs": 3}}}, "baseline.train.epochs: unknown key"),
+        ({"rollout": {"steps": [50, 5]}}, "must rise"),
+        ({"gate": {"alpha": 2}}, "gate.alpha"),
+        ({"name": "Not A Slug"}, "name"),
+    ],
+)
+def test_parse_plan_names_the_place_and_the_remedy_when_a_value_is_wrong(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlanError) as raised:
+        parse_plan(document(**changes), "test")
+    assert message in str(raised.value)
+
+
+def test_parse_plan_refuses_a_chain_that_goes_back_to_torch() -> None:
+    chain = [{"kind": "quantize_static"}, {"kind": "prune_channels"}]
+    with pytest.raises(PlanError) as raised:
+        parse_plan(document(candidates={"back": chain}), "test")
+    assert (
+        "prune_channels needs a torch model, but quantize_static before it gives onnx; "
+        "move prune_channels before quantize_static" in str(raised.value)
+    )
+
+
+def test_load_plan_applies_overrides_to_nested_values_and_lists(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(document()))
+    plan = load_plan(path, ("seed=7", "candidates.one.0.temperature=9", "constraints.max_size_ratio=0.1"))
+    assert plan.seed == 7
+    assert plan.candidates["one"][0].model_dump()["temperature"] == 9
+    assert plan.constraints.max_size_ratio == 0.1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "key.path=value"),
+        ("candidates.one.5.temperature=1", "not a position"),
+        ("name.first=x", "nothing below"),
+        ("candidates.one.0.temprature=1", "did you mean 'temperature'"),
+    ],
+)
+def test_load_plan_explains_an_override_that_fits_nowhere(tmp_path: Path, override: str, message: str) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(document()))
+    with pytest.raises(PlanError, match=message):
+        load_plan(path, (override,))
+
+
+@pytest.mark.parametrize("content", ["name: [", "- a list", "", "\x00"])
+def test_load_plan_explains_a_file_that_is_no_plan(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(content)
+    with pytest.raises(PlanError, match=r"plan\.yaml"):
+        load_plan(path)
+
+
+def test_load_plan_explains_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="plans/ for plans to copy"):
+        load_plan(tmp_path / "nowhere.yaml")
+
+
+def test_power_warnings_name_the_rows_needed_when_the_split_is_too_small() -> None:
+    plan = parse_plan(document(constraints={"max_accuracy_drop": 0.005}), "test")
+    (warning,) = power_warnings(plan)
+    assert "needs about" in warning
+    assert power_warnings(plan, num_test_rows=100_000) == []
+
+
+def test_plan_schema_describes_every_technique() -> None:
+    text = str(plan_schema())
+    assert all(kind in text for kind in ("distill_response", "prune_channels", "quantize_static"))
+
+
+def test_value_digest_of_a_plan_ignores_how_it_was_written() -> None:
+    explicit = document(seed=0, target="cpu")
+    assert parse_plan(explicit, "a").value_digest() == parse_plan(document(), "b").value_digest()
