@@ -10,7 +10,7 @@ from prefect.futures import PrefectFuture
 
 from tasks.compress import compress
 from tasks.contracts.data import DatasetRef
-from tasks.contracts.errors import InfrastructureError, StageFailedError
+from tasks.contracts.errors import UserError
 from tasks.contracts.evaluation import Quality
 from tasks.contracts.model import StageResult
 from tasks.evaluate import evaluate
@@ -84,9 +84,7 @@ class PendingCandidate:
         for stage in self.stages:
             try:
                 finished.append(stage.finish())
-            except (InfrastructureError, StageFailedError):
-                raise
-            except Exception as error:  # noqa: BLE001 - recorded as the candidate's outcome, shown in every report
+            except UserError as error:
                 return Candidate(self.name, tuple(finished), failure=f"{type(error).__name__}: {error}")
         return Candidate(self.name, tuple(finished), failure=None)
 

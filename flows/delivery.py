@@ -15,7 +15,7 @@ from flows.rollout import roll_out
 from tasks.adapters.embedded_gateway import gateway
 from tasks.adapters.replay import ReplayResult, replay
 from tasks.contracts.data import DatasetRef
-from tasks.contracts.errors import InfrastructureError, StillhouseError
+from tasks.contracts.errors import InfrastructureError
 from tasks.contracts.run import RolloutSummary, RolloutTick, RunDossier
 from tasks.report import report
 from tasks.runtime.progress import announce
@@ -66,7 +66,7 @@ def _traffic(spec: Replay | None, model_name: str, data: DatasetRef, url: str) -
     rows = load_split(connect().artifacts, data, spec.split)
     done = threading.Event()
     results: list[ReplayResult] = []
-    errors: list[StillhouseError] = []
+    errors: list[Exception] = []
 
     def send() -> None:
         try:
@@ -82,8 +82,8 @@ def _traffic(spec: Replay | None, model_name: str, data: DatasetRef, url: str) -
                     stop=done.is_set,
                 )
             )
-        except StillhouseError as error:
-            errors.append(error)  # raised by the thread that waits
+        except Exception as error:  # noqa: BLE001 - raised by the thread that waits
+            errors.append(error)
 
     sender = threading.Thread(target=send, name="replay")
     sender.start()

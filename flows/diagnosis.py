@@ -52,7 +52,7 @@ def _guarded(name: str, check: Callable[[Services], Finding], services: Services
         return check(services)
     except InfrastructureError as error:
         return Finding(name, "broken", str(error), "see the message; the setting that it names holds the address")
-    except StillhouseError as error:
+    except (StillhouseError, OSError) as error:
         return Finding(name, "broken", str(error), "see the message")
 
 

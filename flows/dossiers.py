@@ -1,9 +1,11 @@
 """Dossiers of past runs: where they are kept, and how one is found."""
 
-from tasks.contracts.errors import UserError
+from pydantic import ValidationError
+
+from tasks.contracts.errors import InfrastructureError, UserError
 from tasks.contracts.run import RunDossier
 from tasks.runtime.documents import record_document
-from tasks.runtime.services import connect
+from tasks.runtime.services import Document, connect
 
 _PREFIX = "runs/"
 
@@ -16,8 +18,8 @@ def save_dossier(dossier: RunDossier) -> None:
 def list_dossiers() -> list[RunDossier]:
     """Return the newest version of every run's dossier, newest run first."""
     documents = connect().documents
-    found = [documents.latest(name) for name in documents.names(_PREFIX)]
-    dossiers = [RunDossier.model_validate_json(document.data) for document in found if document]
+    found = {name: documents.latest(name) for name in documents.names(_PREFIX)}
+    dossiers = [_parsed(name, document) for name, document in found.items() if document]
     return sorted(dossiers, key=lambda dossier: dossier.started_at, reverse=True)
 
 
@@ -36,3 +38,13 @@ def find_dossier(run: str) -> RunDossier:
     if len(matching) != 1:
         raise UserError(f"{len(matching)} runs answer to {run!r}; `stillhouse runs ls` lists the ids")
     return matching[0]
+
+
+def _parsed(name: str, document: Document) -> RunDossier:
+    try:
+        return RunDossier.model_validate_json(document.data)
+    except ValidationError as error:
+        raise InfrastructureError(
+            f"version {document.version} of document {name} in {connect().settings.store_root} is not the record of "
+            f"a run ({error.error_count()} faults): it is damaged, or of another version of Stillhouse; remove it"
+        ) from error

@@ -1,10 +1,10 @@
 """Where the command line writes: people read standard error and tables, programs read JSON from standard output."""
 
-import json
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 from rich.console import Console
 
 
@@ -21,9 +21,8 @@ def error_console() -> Console:
 
 
 def print_json(value: BaseModel | dict[str, Any] | list[Any]) -> None:
-    """Write a value as JSON to standard output, without colours or wrapping."""
-    document = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    console().out(json.dumps(document, indent=2, default=str), highlight=False)
+    """Write a value as JSON to standard output, without colours or wrapping; numbers that JSON lacks are text."""
+    console().out(to_json(value, indent=2, inf_nan_mode="strings", fallback=str).decode(), highlight=False)
 
 
 def bytes_text(size: float) -> str:

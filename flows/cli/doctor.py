@@ -9,6 +9,7 @@ EXIT_INFRASTRUCTURE = 3
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")] = False) -> None:
     """Check every service and setting. Exit code 3 if something needed does not work."""
+    from rich.markup import escape
     from rich.table import Table
 
     from flows.cli.console import console, print_json
@@ -23,6 +24,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Write JSON to s
         table = Table("what", "state", "detail", "remedy")
         styles = {"ok": "green", "note": "yellow", "broken": "red"}
         for one in findings:
-            table.add_row(one.name, f"[{styles[one.state]}]{one.state}[/]", one.detail, one.remedy)
+            table.add_row(one.name, f"[{styles[one.state]}]{one.state}[/]", escape(one.detail), escape(one.remedy))
         console().print(table)
     raise typer.Exit(EXIT_INFRASTRUCTURE if any(one.state == "broken" for one in findings) else 0)

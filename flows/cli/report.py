@@ -12,11 +12,10 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Write where it is as JSON to standard output.")] = False,
 ) -> None:
     """Write the self-contained HTML report of a run anew, and say where it is."""
-    from tasks.reporting.page import render_page
-
     from flows.cli.console import console, print_json
     from flows.dossiers import find_dossier
     from tasks.adapters.local_store import write_atomically
+    from tasks.reporting.page import render_page
 
     dossier = find_dossier(run)
     place = out or Path(dossier.record.report)
@@ -24,4 +23,4 @@ def report(
     if as_json:
         print_json({"run_id": dossier.record.run_id, "report": str(place.resolve())})
     else:
-        console().print(f"report of {dossier.record.plan.name}: {place.resolve()}", soft_wrap=True)
+        console().print(f"report of {dossier.record.plan.name}: {place.resolve()}", soft_wrap=True, markup=False)

@@ -31,9 +31,13 @@ def start(
 
     from flows.cli.console import console, print_json
     from flows.plan import load_plan
-    from flows.rollout import roll_out
+    from tasks.runtime.prefect_server import start_prefect_server
+    from tasks.runtime.settings import current_settings
 
     loaded = load_plan(Path(plan))
+    start_prefect_server(current_settings())
+    from flows.rollout import roll_out
+
     rollout, ticks = roll_out(model, loaded.rollout.policy, tick_seconds=loaded.rollout.tick_seconds, again=again)
     if as_json:
         print_json(
@@ -41,7 +45,9 @@ def start(
         )
     else:
         for tick in ticks:
-            console().print(f"{tick.at}  {tick.weight:g} %  {tick.verdict}: {tick.reason}", soft_wrap=True)
+            console().print(
+                f"{tick.at}  {tick.weight:g} %  {tick.verdict}: {tick.reason}", soft_wrap=True, markup=False
+            )
         console().print(f"[bold]{rollout.verdict}[/]")
     raise typer.Exit(0 if rollout.verdict == "promote" else EXIT_NOT_PROMOTED)
 
@@ -49,8 +55,12 @@ def start(
 @app.command()
 def tick(model: Model, as_json: AsJson = False) -> None:
     """Take one look at the running rollout and act on it; what a schedule does."""
-    from flows.rollout import tick_rollout
     from tasks.contracts.errors import UserError
+    from tasks.runtime.prefect_server import start_prefect_server
+    from tasks.runtime.settings import current_settings
+
+    start_prefect_server(current_settings())
+    from flows.rollout import tick_rollout
 
     record = tick_rollout(model)
     if record is None:
@@ -87,6 +97,8 @@ def abort(
 
 
 def _show(record: "RolloutRecord", as_json: bool) -> None:
+    from rich.markup import escape
+
     from flows.cli.console import console, print_json
 
     state = record.state
@@ -101,6 +113,7 @@ def _show(record: "RolloutRecord", as_json: bool) -> None:
     for decision in (*state.history, *latest):
         rows = ", ".join(f"{arm} {num} rows" for arm, num in decision.rows.items())
         console().print(
-            f"{decision.at}  {decision.judged_weight:g} %  [bold]{decision.verdict}[/]: {decision.reason} ({rows})",
+            f"{decision.at}  {decision.judged_weight:g} %  [bold]{decision.verdict}[/]: "
+            f"{escape(decision.reason)} ({rows})",
             soft_wrap=True,
         )

@@ -1,6 +1,7 @@
 """The command tree, and what an error means to the shell."""
 
 import sys
+import traceback
 from typing import NoReturn
 
 import typer
@@ -21,6 +22,8 @@ from tasks.runtime.embedded import use_embedded_engines
 EXIT_GATE = 1
 EXIT_USER = 2
 EXIT_INFRASTRUCTURE = 3
+
+_DEFECT = "This is a defect in Stillhouse; please report it with the lines above."
 
 app = typer.Typer(
     name="stillhouse",
@@ -48,21 +51,29 @@ app.command()(doctor)
 
 
 def run_command_line() -> NoReturn:
-    """Run the command; a foreseen error becomes one message and an exit code, never a traceback."""
-    use_embedded_engines()
+    """Run the command; a foreseen error becomes one message and an exit code, never a traceback.
+
+    A defect shows its traceback and exits as infrastructure does: exit code 1 is the gate's alone.
+    """
     try:
+        use_embedded_engines()
         app()
     except UserError as error:
         _fail(str(error), EXIT_USER)
     except InfrastructureError as error:
         _fail(str(error), EXIT_INFRASTRUCTURE)
+    except OSError as error:
+        _fail(f"{error}; check that the place exists, has room and may be written", EXIT_INFRASTRUCTURE)
     except StillhouseError as error:
-        _fail(f"{error}\nThis is a defect in Stillhouse; please report it with the lines above.", EXIT_INFRASTRUCTURE)
+        _fail(f"{error}\n{_DEFECT}", EXIT_INFRASTRUCTURE)
+    except Exception as error:  # noqa: BLE001 - shown with its traceback, and told from a failed gate
+        traceback.print_exc()
+        _fail(f"{type(error).__name__}: {error}\n{_DEFECT}", EXIT_INFRASTRUCTURE)
     sys.exit(0)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    error_console().print(f"[bold red]error:[/] {_escaped(message)}", highlight=False)
+    error_console().print(f"[bold red]error:[/] {_escaped(message)}", highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

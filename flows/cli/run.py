@@ -35,16 +35,20 @@ def run(
     from flows.cli.console import console, error_console
     from flows.cli.progress import shown_progress
     from flows.cli.summary import summary
-    from flows.compression import compress_model
-    from flows.delivery import deliver_model
     from flows.plan import load_plan
     from flows.plan_power import power_warnings
     from tasks.adapters.mlflow_connection import import_in_background
+    from tasks.runtime.prefect_server import start_prefect_server
+    from tasks.runtime.settings import current_settings
 
     loaded = load_plan(plan, tuple(overrides or ()))
     for warning in power_warnings(loaded):
         error_console().print(f"[yellow]warning:[/] {warning}")
+    start_prefect_server(current_settings())
     import_in_background()
+    from flows.compression import compress_model
+    from flows.delivery import deliver_model
+
     process = deliver_model if rollout else compress_model
     with shown_progress(loaded.name):
         dossier = process(loaded, pin_baseline=pin_baseline)
@@ -52,7 +56,7 @@ def run(
         _write_record(dossier, json_file)
     if json_file is None or str(json_file) != "-":
         console().print(summary(dossier))
-        console().print(f"report: {dossier.record.report}", soft_wrap=True)
+        console().print(f"report: {dossier.record.report}", soft_wrap=True, markup=False)
     raise typer.Exit(0 if _succeeded(dossier) else EXIT_GATE)
 
 

@@ -1,5 +1,6 @@
 """Tables for people: the outcome of a run, and the checks of a gate."""
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -38,17 +39,20 @@ def gate_table(candidate: str, stored: StoredGateReport | None, failure: str | N
     for check in report.checks:
         name = check.name if check.blocking else f"{check.name} (reported)"
         numbers = [_number(check.estimate), _number(check.bound), _number(check.margin), str(check.num_rows)]
-        table.add_row(name, Text(check.verdict, style=_STYLES[check.verdict]), *numbers, check.detail)
+        table.add_row(Text(name), Text(check.verdict, style=_STYLES[check.verdict]), *numbers, Text(check.detail))
     return table
 
 
 def _candidates(dossier: RunDossier) -> Table:
     record = dossier.record
     metric = next(iter(record.baseline.evaluation.metrics))
-    table = Table(title=f"{record.plan.name} on {record.dataset.name}", title_justify="left")
-    columns = ("candidate", metric, "size", "smaller", "p50 ms", "faster", "int8", "gate")
+    title = f"{record.plan.name} on {record.dataset.name}, {record.baseline.evaluation.split} split"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = ("candidate", metric, "size", "smaller", "p50 ms", "faster", "gate")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("candidate", "gate") else "right", no_wrap=True)
+        is_text = column in ("candidate", "gate")
+        # on a narrow terminal the name gives way, never a number
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=column != "candidate", overflow="fold")
     base = record.baseline.evaluation
     table.add_row("baseline", *_figures(base, base, metric), "")
     for candidate in record.candidates:
@@ -60,7 +64,7 @@ def _row(candidate: CandidateSummary, base: Evaluation, metric: str, *, chosen: 
     verdict = Text(candidate.gate.verdict, style=_STYLES[candidate.gate.verdict])
     name = Text(f"{candidate.name} *" if chosen else candidate.name, style="bold" if chosen else "")
     if not candidate.stages:
-        return [name, *[""] * 6, verdict]
+        return [name, *[""] * 5, verdict]
     return [name, *_figures(candidate.stages[-1].evaluation, base, metric), verdict]
 
 
@@ -72,7 +76,6 @@ def _figures(evaluation: Evaluation, base: Evaluation, metric: str) -> list[str]
         f"{base.size_bytes / evaluation.size_bytes:.1f}x",
         f"{p50:.3f}",
         f"{base_p50 / p50:.1f}x",
-        f"{evaluation.int8_coverage:.0%}",
     ]
 
 

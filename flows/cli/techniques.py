@@ -42,9 +42,11 @@ def _described(kind: str, spec: Any) -> dict[str, Any]:
 
 
 def _fields_table(spec: Any) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("field", "default", "meaning")
     for name, rule in spec.model_json_schema()["properties"].items():
-        table.add_row(name, str(rule.get("default", rule.get("const", "required"))), rule.get("description", ""))
+        default = str(rule.get("default", rule.get("const", "required")))
+        table.add_row(name, escape(default), escape(rule.get("description", "")))
     return table

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+from tasks.contracts.errors import InfrastructureError
 from tasks.runtime.settings import Settings, current_settings
 
 _QUIET = {
@@ -27,7 +28,12 @@ def use_embedded_engines() -> None:
     if any(os.environ.get(name) for name in _PREFECT_ADDRESS) or (Path.home() / ".prefect" / "profiles.toml").exists():
         return
     home = settings.home / "prefect"
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InfrastructureError(
+            f"cannot make the folder {home}: {error.strerror}; set STILLHOUSE_HOME to one that can be written"
+        ) from error
     os.environ["PREFECT_HOME"] = str(home)
     os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
     address = running_services(settings).get("prefect_api")
@@ -46,6 +52,8 @@ def running_services(settings: Settings) -> dict[str, str]:
         document = json.loads(services_file(settings).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except ValueError as error:
+        raise InfrastructureError(f"{services_file(settings)} is damaged ({error}); remove it") from error
     addresses: dict[str, str] = document["addresses"]
     return addresses if _is_alive(int(document["pid"])) else {}
 

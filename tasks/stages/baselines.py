@@ -7,6 +7,7 @@ from tasks.contracts.data import DatasetRef
 from tasks.contracts.errors import ModelError
 from tasks.contracts.model import ModelRef, StageResult
 from tasks.contracts.value import sha256_hex
+from tasks.runtime.recipes import read_recipe
 from tasks.runtime.services import Services, connect
 from tasks.stages.making import make_model
 from tasks.stages.training import train_model
@@ -44,7 +45,8 @@ def find_baseline(place: str, services: Services) -> ModelRef:
         services: The store and the registry.
 
     Raises:
-        ModelError: there is no such model; the message names the place and the remedy.
+        ModelError: there is no such model, or it is no torch model; the message names the place and the remedy.
+        ArtifactMissingError: the store does not hold it.
     """
     if place.startswith("sha256:"):
         data = services.artifacts.get(place.removeprefix("sha256:"))
@@ -56,6 +58,10 @@ def find_baseline(place: str, services: Services) -> ModelRef:
             data = path.read_bytes()
         except OSError as error:
             raise ModelError(f"baseline file {path} cannot be read ({error.strerror}); check baseline.load") from error
+    try:
+        read_recipe(data)
+    except ModelError as error:
+        raise ModelError(f"baseline {place} is {error}") from error
     return ModelRef(digest=services.artifacts.put(data).digest, format="torch", size_bytes=len(data))
 
 

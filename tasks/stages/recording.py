@@ -17,6 +17,7 @@ from tasks.contracts.value import Digest
 from tasks.runtime.services import RegisteredVersion, Services
 from tasks.stages.baselines import TORCH_DIGEST_TAG
 from tasks.stages.promoting import bootstrap
+from tasks.stages.reconciling import reconcile
 from tasks.stages.splits import load_split
 
 _EXAMPLE_ROWS = 2
@@ -81,6 +82,7 @@ def register_challenger(services: Services, dossier: RunDossier, parent_run_id: 
 def _ensure_champion(services: Services, dossier: RunDossier, parent_run_id: str) -> None:
     name = _model_name(dossier)
     if services.ledger.champion(name) is not None:
+        reconcile(services, name)  # the run that made it may have died before alias and route followed
         return
     tags = _without_other_chains(dossier) | {
         TORCH_DIGEST_TAG: dossier.baseline_stage.model.digest,

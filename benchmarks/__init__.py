@@ -1,0 +1,1 @@
+"""Benchmarks of the product on the machine at hand; `python -m benchmarks --help`."""

@@ -1,0 +1,131 @@
+import json
+import zipfile
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.contracts.errors import ArtifactMissingError, ModelError
+from tasks.contracts.model import Architecture, ModelRef
+from tasks.models.architecture import Network
+from tasks.runtime.recipes import recipe_modules
+from tasks.runtime.services import RegisteredVersion, Services
+from tasks.stages.baselines import TORCH_DIGEST_TAG, find_baseline, load_baseline
+
+
+class Registry:
+    """One model `digits`: version 1 with a torch digest, version 2 without; alias `champion` on 1."""
+
+    def __init__(self, torch_digest: str) -> None:
+        self.tags = {1: {TORCH_DIGEST_TAG: torch_digest}, 2: {}}
+
+    def version(self, name: str, version: int) -> RegisteredVersion:
+        if version not in self.tags:
+            raise ModelError(f"model {name} has no version {version}")
+        return RegisteredVersion(name, version, (), self.tags[version])
+
+    def version_of(self, name: str, alias: str) -> RegisteredVersion | None:
+        return self.version(name, 1) if alias == "champion" else None
+
+
+def network(num_outputs: int = 3) -> bytes:
+    kwargs = {"input_shape": [4], "num_outputs": num_outputs, "hidden": [5]}
+    return Network.create(Architecture(factory="tasks.models.mlp:mlp", kwargs=kwargs), seed=0).to_bytes()
+
+
+@pytest.fixture
+def model() -> bytes:
+    return network()
+
+
+@pytest.fixture
+def outside(services: Services, model: bytes) -> Services:
+    registry = Registry(services.artifacts.put(model).digest)
+    return replace(services, make_registry=lambda: registry)
+
+
+@pytest.mark.parametrize(
+    "place", ["{folder}/model.zip", "sha256:{digest}", "models:/digits@champion", "models:/digits/1"]
+)
+def test_find_baseline_brings_the_same_model_from_a_file_the_store_and_the_registry(
+    outside: Services, model: bytes, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "model.zip").write_bytes(model)
+    digest = outside.artifacts.put(model).digest
+
+    found = find_baseline(place.format(folder=tmp_path, digest=digest), outside)
+
+    assert found == ModelRef(digest=digest, format="torch", size_bytes=len(model))
+    assert outside.artifacts.get(found.digest) == model
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("nowhere.zip", r"nowhere\.zip cannot be read \(No such file"),
+        ("models:/digits", r"write models:/<name>@<alias>"),
+        ("models:/digits@nobody", "has no alias 'nobody'"),
+        ("models:/digits/7", "no version 7"),
+        ("models:/digits/2", f"no tag {TORCH_DIGEST_TAG}"),
+    ],
+)
+def test_find_baseline_names_place_and_remedy_when_there_is_no_such_model(
+    outside: Services, place: str, message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        find_baseline(place, outside)
+
+
+def test_find_baseline_says_when_the_store_does_not_hold_it(outside: Services) -> None:
+    with pytest.raises(ArtifactMissingError):
+        find_baseline(f"sha256:{'0' * 64}", outside)
+
+
+def zipped(**members: str) -> bytes:
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(f"{name}.json", text)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x80\x04pickled", b"", zipped(other="{}"), zipped(architecture="{"), zipped(architecture='{"factory": "x"}')],
+    ids=["no zip", "empty", "no recipe", "no JSON", "no import path"],
+)
+def test_find_baseline_refuses_a_file_that_is_no_torch_model(outside: Services, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+
+    with pytest.raises(ModelError, match=r"model\.pt is not a torch model of Stillhouse"):
+        find_baseline(str(path), outside)
+
+
+def test_load_baseline_takes_a_model_that_fits_the_data(outside: Services, model: bytes, store_dataset) -> None:
+    data = store_dataset(np.zeros((6, 4), np.float32), np.arange(6) % 3, "classification", ("a", "b", "c"))
+    found = find_baseline("models:/digits@champion", outside)
+
+    made = load_baseline(found, data, "key")
+
+    assert (made.kind, made.model, made.stage_key) == ("load", found, "key")
+
+
+def test_load_baseline_refuses_a_model_with_another_number_of_outputs(outside: Services, store_dataset) -> None:
+    data = store_dataset(np.zeros((6, 4), np.float32), np.arange(6) % 2, "classification", ("a", "b"))
+    found = find_baseline("models:/digits@champion", outside)
+
+    with pytest.raises(ModelError, match=r"outputs of shape \(2, 3\) for 2 rows; data set 'rows' needs \(2, 2\)"):
+        load_baseline(found, data, "key")
+
+
+def test_recipe_modules_names_factory_and_surgeries_once_and_nothing_for_onnx(services: Services, store_model) -> None:
+    recipe = {
+        "factory": "my.nets:net",
+        "surgeries": [{"function": "my.cuts:cut", "arguments": {}}, {"function": "my.cuts:more", "arguments": {}}],
+    }
+    torch_model = store_model(zipped(architecture=json.dumps(recipe)), "torch")
+
+    assert recipe_modules(torch_model, store_model(b"onnx"), torch_model) == ["my.cuts", "my.nets"]
