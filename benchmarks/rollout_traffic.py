@@ -31,14 +31,13 @@ from tasks.decisions.rollout import RolloutPolicy
 from tasks.runtime.services import RegisteredVersion, connect
 from tasks.stages.promoting import bootstrap
 from tasks.stages.rolling import (
-    GATE_REPORT_TAG,
-    RolloutRecord,
     advance,
     begin_rollout,
     follow_state,
     observe,
     settle,
 )
+from tasks.stages.rollout_record import GATE_REPORT_TAG, RolloutRecord
 from tasks.techniques.quantize_static import QuantizeStatic
 from tasks.techniques.technique import Arrays
 

@@ -13,7 +13,8 @@ from tasks.decisions.rollout import RolloutPolicy
 from tasks.route import route
 from tasks.runtime.services import connect
 from tasks.settle import settle
-from tasks.stages.rolling import RolloutRecord, advance, begin_rollout, latest_record, summarise
+from tasks.stages.rolling import advance, begin_rollout
+from tasks.stages.rollout_record import RolloutRecord, latest_record, summarise
 from tasks.watch import watch
 
 

@@ -3,7 +3,8 @@
 from tasks.adapters.route_store import RouteStore
 from tasks.runtime.services import connect
 from tasks.runtime.stage import effect_task
-from tasks.stages.rolling import RolloutRecord, follow_state
+from tasks.stages.rolling import follow_state
+from tasks.stages.rollout_record import RolloutRecord
 
 _ACKNOWLEDGED_WITHIN_S = 60.0
 

@@ -2,8 +2,8 @@
 
 from tasks.runtime.services import connect
 from tasks.runtime.stage import effect_task
-from tasks.stages.rolling import RolloutRecord
 from tasks.stages.rolling import settle as settle_rollout
+from tasks.stages.rollout_record import RolloutRecord
 
 
 @effect_task

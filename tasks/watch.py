@@ -4,7 +4,8 @@ from tasks.adapters.traffic import TrafficLog
 from tasks.decisions.experiment import Observation
 from tasks.runtime.services import connect
 from tasks.runtime.stage import effect_task
-from tasks.stages.rolling import RolloutRecord, observe
+from tasks.stages.rolling import observe
+from tasks.stages.rollout_record import RolloutRecord
 
 
 @effect_task

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tasks.stages.rolling import RolloutRecord
+    from tasks.stages.rollout_record import RolloutRecord
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -73,7 +73,7 @@ def status(model: Model, as_json: AsJson = False) -> None:
     """Show where the model's rollout stands, or how the last one ended."""
     from tasks.contracts.errors import UserError
     from tasks.runtime.services import connect
-    from tasks.stages.rolling import latest_record
+    from tasks.stages.rollout_record import latest_record
 
     record = latest_record(connect(), model)
     if record is None:

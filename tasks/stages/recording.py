@@ -18,6 +18,7 @@ from tasks.runtime.services import RegisteredVersion, Services
 from tasks.stages.baselines import TORCH_DIGEST_TAG
 from tasks.stages.promoting import bootstrap
 from tasks.stages.reconciling import reconcile
+from tasks.stages.rollout_record import GATE_REPORT_TAG
 from tasks.stages.splits import load_split
 
 _EXAMPLE_ROWS = 2
@@ -70,7 +71,7 @@ def register_challenger(services: Services, dossier: RunDossier, parent_run_id: 
         "plan.yaml": yaml.safe_dump(dossier.plan_document, sort_keys=False).encode(),
         "run.json": dossier.record.canonical_json(),
     }
-    tags = _lineage_tags(dossier, chosen) | {"stillhouse.gate_report": stored.artifact.digest}
+    tags = _lineage_tags(dossier, chosen) | {GATE_REPORT_TAG: stored.artifact.digest}
     version = _register(services, name, chosen.stages[-1].model.digest, dossier, tags, files, parent_run_id)
     champion = services.ledger.champion(name)
     if champion is None or champion.candidate != chosen.stages[-1].model.digest:

@@ -15,8 +15,7 @@ from tasks.adapters.traffic import TrafficLog
 from tasks.contracts.errors import DocumentConflictError, GateError, ModelError, UserError
 from tasks.contracts.registration import CHALLENGER_ALIAS, DIGEST_TAG
 from tasks.contracts.route import Arm, ModelSignature, Route
-from tasks.contracts.run import RolloutStep, RolloutSummary, RolloutTick
-from tasks.contracts.value import Digest, Slug, Value
+from tasks.contracts.value import Digest, Slug
 from tasks.contracts.verdict import LedgerEntry
 from tasks.decisions import rollout
 from tasks.decisions.experiment import Observation
@@ -24,19 +23,7 @@ from tasks.decisions.rollout import RolloutPolicy, RolloutState
 from tasks.runtime.services import RegisteredVersion, Services
 from tasks.stages.promoting import promote
 from tasks.stages.reconciling import reconcile
-
-GATE_REPORT_TAG = "stillhouse.gate_report"
-"""Tag of a registered version that names the gate report which it passed."""
-
-
-class RolloutRecord(Value):
-    """What the ledger keeps of every tick."""
-
-    state: RolloutState
-    gate_report: Digest
-    """What the promotion at the end will rest on."""
-    weights: dict[str, float]
-    """Challenger's percent for every route version that this rollout has published, by the version as text."""
+from tasks.stages.rollout_record import GATE_REPORT_TAG, RolloutRecord, append_record, latest_record, was_promoted
 
 
 def begin_rollout(
@@ -84,7 +71,7 @@ def begin_rollout(
             gate_report=_unused_evidence(services, challenger),
             weights={},
         )
-        _append(services, record)
+        append_record(services, record)
         return record
 
 
@@ -133,7 +120,7 @@ def advance(services: Services, record: RolloutRecord, observation: Observation,
         state, _ = rollout.tick(record.state, observation, record.state.policy, now)
     moved = record.model_copy(update={"state": state})
     try:
-        _append(services, moved)
+        append_record(services, moved)
     except DocumentConflictError:
         recorded = latest_record(services, state.model_name)
         assert recorded is not None, "a tick that conflicts is there"
@@ -154,7 +141,7 @@ def abort_rollout(services: Services, model_name: Slug, reason: str, now: str) -
         )
     ended = latest.model_copy(update={"state": rollout.abort(latest.state, reason, now)})
     try:
-        _append(services, ended)
+        append_record(services, ended)
     except DocumentConflictError:
         return abort_rollout(services, model_name, reason, now)  # a tick came between; abort after it
     _take_alias(services, ended.state)  # here too: a rollout that never had a route counts as settled
@@ -184,42 +171,6 @@ def settle(services: Services, record: RolloutRecord, actor: str, now: str) -> N
         return
     _take_alias(services, state)
     _give_back(services, record)  # last: the route tells that all is done
-
-
-def latest_record(services: Services, model_name: Slug) -> RolloutRecord | None:
-    """Return the newest record of the model's newest rollout, or None."""
-    latest = services.ledger.latest_tick(model_name)
-    return None if latest is None else RolloutRecord.model_validate_json(latest[2])
-
-
-def summarise(services: Services, record: RolloutRecord) -> tuple[RolloutSummary, tuple[RolloutTick, ...]]:
-    """Return how the rollout went: its steps for the run's record, and every tick for people."""
-    ticks = [RolloutRecord.model_validate_json(data) for data in services.ledger.ticks(record.state.rollout_id)]
-    shown = tuple(_shown(tick) for tick in ticks if tick.state.latest is not None)
-    steps = tuple(RolloutStep(weight=one.judged_weight, verdict=one.verdict) for one in record.state.history)
-    verdicts = {"promoted": "promote", "rolled_back": "roll_back", "aborted": "roll_back"}
-    verdict = verdicts.get(record.state.status, "hold")
-    if verdict == "promote" and not _was_promoted(services, record):
-        verdict = "roll_back"  # another version became champion before this one could
-    return RolloutSummary(verdict=verdict, steps=steps), shown
-
-
-def _shown(record: RolloutRecord) -> RolloutTick:
-    decision = record.state.latest
-    assert decision is not None
-    return RolloutTick(
-        at=decision.at,
-        weight=decision.judged_weight,
-        verdict=decision.verdict,
-        reason=decision.reason,
-        route_version=max((int(version) for version in record.weights), default=0),
-        rows=decision.rows,
-    )
-
-
-def _append(services: Services, record: RolloutRecord) -> None:
-    state = record.state
-    services.ledger.append_tick(state.model_name, state.rollout_id, state.tick, record.canonical_json())
 
 
 def _publish(routes: RouteStore, record: RolloutRecord, current: VersionedRoute | None) -> VersionedRoute:
@@ -287,14 +238,9 @@ def _is_settled(services: Services, record: RolloutRecord) -> bool:
     """Tell whether a finished rollout has had its effect, or cannot have it any more, whatever happened since."""
     state = record.state
     if state.status == "promoted":
-        return _was_promoted(services, record) or _is_superseded(services, record)
+        return was_promoted(services, record) or _is_superseded(services, record)
     current = RouteStore(services.documents, services.settings.store_root).current(state.model_name)
     return current is None or current.route.rollout_id != state.rollout_id
-
-
-def _was_promoted(services: Services, record: RolloutRecord) -> bool:
-    history = services.ledger.history(record.state.model_name)
-    return any(entry.gate_report == record.gate_report for entry in history)
 
 
 def _is_superseded(services: Services, record: RolloutRecord) -> bool:

@@ -20,7 +20,7 @@ from tasks.decisions import rollout
 from tasks.decisions.experiment import ArmStats, Observation, StepTraffic
 from tasks.decisions.rollout import RolloutPolicy
 from tasks.runtime.services import connect
-from tasks.stages.rolling import RolloutRecord
+from tasks.stages.rollout_record import RolloutRecord
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reporting"))
 from dossiers import make_dossier  # the dossiers that the report's tests use

@@ -17,17 +17,14 @@ from tasks.decisions.rollout import RolloutPolicy
 from tasks.runtime.services import Services
 from tasks.stages.promoting import bootstrap, rollback
 from tasks.stages.rolling import (
-    GATE_REPORT_TAG,
-    RolloutRecord,
     abort_rollout,
     advance,
     begin_rollout,
     follow_state,
-    latest_record,
     observe,
     settle,
-    summarise,
 )
+from tasks.stages.rollout_record import GATE_REPORT_TAG, RolloutRecord, latest_record, summarise
 
 POLICY = RolloutPolicy(steps=(5.0, 50.0), min_rows_per_arm=100, accuracy_margin=0.05)
 PROMOTED = {"ledger": [1, 2], "aliases": {"champion": 2, "previous": 1}, "route": (2, None)}
