@@ -91,9 +91,7 @@ def _data(services: Services) -> Finding:
 def _prefect(services: Services) -> Finding:
     address = os.environ.get("PREFECT_API_URL")
     if not address:
-        return Finding(
-            "prefect", "ok", "a server starts and ends with every run", "`stillhouse up` keeps one running"
-        )
+        return Finding("prefect", "ok", "a server starts and ends with every run", "`stillhouse up` keeps one running")
     return _answers("prefect", f"{address.rstrip('/')}/health", "start the server, or set PREFECT_API_URL")
 
 

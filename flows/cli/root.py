@@ -1,5 +1,6 @@
 """The command tree, and what an error means to the shell."""
 
+import logging
 import sys
 import traceback
 from typing import NoReturn
@@ -57,6 +58,7 @@ def run_command_line() -> NoReturn:
     """
     try:
         use_embedded_engines()
+        _show_warnings()
         app()
     except UserError as error:
         _fail(str(error), EXIT_USER)
@@ -70,6 +72,16 @@ def run_command_line() -> NoReturn:
         traceback.print_exc()
         _fail(f"{type(error).__name__}: {error}\n{_DEFECT}", EXIT_INFRASTRUCTURE)
     sys.exit(0)
+
+
+def _show_warnings() -> None:
+    """Show the warnings of our own modules on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    for name in ("flows", "tasks", "infra"):
+        own = logging.getLogger(name)
+        own.setLevel(logging.WARNING)
+        own.handlers = [handler]
 
 
 def _fail(message: str, code: int) -> NoReturn:
