@@ -26,9 +26,9 @@ def test_run_promotes_a_model_whose_accuracy_anybody_can_recompute(stillhouse: A
     assert record["rollout"]["verdict"] == "promote"
     assert record["registered"]["aliases"] == ["champion"]
     chosen = next(one for one in record["candidates"] if one["name"] == record["chosen"])
-    model, rows = stillhouse.project / "chosen.onnx", stillhouse.project / "validation.npz"
+    model, rows = stillhouse.project / "chosen.onnx", stillhouse.project / "test.npz"
     stillhouse.call("model", "pull", chosen["stages"][-1]["model"]["digest"], "--out", str(model))
-    stillhouse.call("data", "export", "digits", "--split", "validation", "--out", str(rows))
+    stillhouse.call("data", "export", "digits", "--split", "test", "--out", str(rows))
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     with np.load(rows) as arrays:
         outputs = session.run(None, {session.get_inputs()[0].name: arrays["x"]})[0]
