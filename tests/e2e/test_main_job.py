@@ -42,7 +42,9 @@ def test_run_promotes_a_model_whose_accuracy_anybody_can_recompute(stillhouse: A
 
     warmer = stillhouse.run(small_plan, "--set", "candidates.student.0.temperature=2", "--no-rollout")
     assert [stage["cached"] for stage in stages(warmer)] == [False, False]
-    assert warmer["baseline"] == again["baseline"]
+    assert warmer["baseline"]["model"] == again["baseline"]["model"]
+    # new models mean a new table of timings, so only what does not depend on the machine is equal
+    assert warmer["baseline"]["evaluation"]["metrics"] == again["baseline"]["evaluation"]["metrics"]
 
 
 def test_run_finishes_without_doubling_anything_when_it_is_killed_again_and_again(
