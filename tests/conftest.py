@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# a loaded machine is no failure, and the same examples are tried every time
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 
 os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
