@@ -79,9 +79,10 @@ def serve(config: GatewayConfig, on_listening: Callable[[str], None] | None = No
     """
     server = GatewayServer(config)
     if threading.current_thread() is threading.main_thread():
-        # uvicorn raises the signal anew when all is done; that must not kill a process that ended well.
+        # Counts before uvicorn listens to signals itself; afterwards uvicorn raises the signal anew when all is
+        # done, and that must not kill a process that ended well.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, lambda *_: server.stop())
     logger.info("gateway %s listens on %s", config.replica, server.url)
     if on_listening:
         on_listening(server.url)

@@ -21,7 +21,8 @@ _READY_WITHIN_S = 60.0
 def gateway(settings: Settings, model_name: str) -> Iterator[str]:
     """Give the address of a gateway that serves `model_name` from this store; start one if there is none.
 
-    The one that is started listens on a free port of the loopback interface and ends with the block.
+    The one that is started listens on a free port of the loopback interface and ends with the block,
+    or when this process is killed: its standard input is then closed.
 
     Raises:
         ServiceUnavailableError: it did not start; its log is named.
@@ -31,11 +32,20 @@ def gateway(settings: Settings, model_name: str) -> Iterator[str]:
         return
     log_path = settings.home / "logs" / "gateway.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "infra.gateway", "--port", "0", "--store", str(settings.store_root)]
+    command = [
+        sys.executable,
+        "-m",
+        "infra.gateway",
+        "--end-with-stdin",
+        "--port",
+        "0",
+        "--store",
+        str(settings.store_root),
+    ]
     command += ["--traffic", str(settings.traffic_root)]
     with (
         log_path.open("ab") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as process,
     ):
         assert process.stdout is not None
         try:
