@@ -15,8 +15,8 @@ from tasks.evaluation.runners import Runner, make_runner
 from tasks.models.architecture import Network, completed
 from tasks.models.onnx_export import to_onnx
 from tasks.techniques.baseline import TrainBaseline
-from tasks.techniques.distill_response import DistillResponse
-from tasks.techniques.quantize_static import QuantizeStatic
+from tasks.techniques.distillation.distill_response import DistillResponse
+from tasks.techniques.quantization.quantize_static import QuantizeStatic
 from tasks.techniques.technique import Arrays
 
 _PLAN = Path(__file__).parents[1] / "plans" / "digits.yaml"

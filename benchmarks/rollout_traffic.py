@@ -38,7 +38,7 @@ from tasks.stages.rolling import (
     settle,
 )
 from tasks.stages.rollout_record import GATE_REPORT_TAG, RolloutRecord
-from tasks.techniques.quantize_static import QuantizeStatic
+from tasks.techniques.quantization.quantize_static import QuantizeStatic
 from tasks.techniques.technique import Arrays
 
 _MODEL_NAME = "digits"

@@ -18,6 +18,7 @@ from tasks.decisions.gates import Constraints, GatePolicy
 from tasks.decisions.rollout import RolloutPolicy
 from tasks.techniques import Technique
 from tasks.techniques.baseline import Baseline
+from tasks.techniques.technique import Invariant
 
 Preference = Literal["smallest", "fastest", "most_accurate"]
 
@@ -70,19 +71,35 @@ class CompressionPlan(Value):
 
 
 def check_chain(name: str, chain: tuple[Technique, ...]) -> None:
-    """Check that every technique gets the format that it takes; torch becomes onnx by an export, never back.
+    """Check that every technique gets the format that it takes, and that none undoes what one before it did.
+
+    Torch becomes onnx by an export, never back.
 
     Raises:
-        ValueError: it does not; the message names the two techniques and the remedy.
+        ValueError: it does not fit; the message names the two techniques and the remedy.
     """
     current: ModelFormat = "torch"
     giver = "the baseline"
-    for technique in chain:
+    established: dict[Invariant, str] = {}
+    for position, technique in enumerate(chain):
         if technique.takes == "torch" and current == "onnx":
             raise ValueError(
                 f"candidate {name!r}: {technique.kind} needs a torch model, but {giver} before it gives onnx; "
                 f"move {technique.kind} before {giver}"
             )
+        if technique.starts_over and position > 0:
+            raise ValueError(
+                f"candidate {name!r}: {technique.kind} builds a student from scratch and throws away what {giver} "
+                f"before it made; put {technique.kind} first, or leave out its student so that it goes on with "
+                "the incoming model"
+            )
+        for invariant in sorted(established.keys() - technique.keeps):
+            raise ValueError(
+                f"candidate {name!r}: {technique.kind} would undo the {invariant.replace('_', ' ')} that "
+                f"{established[invariant]} before it established; move {technique.kind} before "
+                f"{established[invariant]}"
+            )
+        established |= dict.fromkeys(technique.establishes, technique.kind)
         current, giver = technique.gives, technique.kind
 
 

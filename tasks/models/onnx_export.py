@@ -17,6 +17,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from tasks.contracts.errors import ModelError
 from tasks.models.architecture import Network
 from tasks.models.onnx_compact import NAMED_OPERATORS, compact
+from tasks.models.parametrizations import without_parametrizations
 
 OPSET = 21
 """The first opset with 4-bit and 16-bit initializers, so that later stages need not convert the graph."""
@@ -46,7 +47,7 @@ def to_onnx(network: Network, input_shape: tuple[int, ...], input_dtype: str) ->
     """
     factory = network.architecture.factory
     example = torch.from_numpy(np.zeros((_EXAMPLE_ROWS, *input_shape), input_dtype))
-    exported = _exported(copy.deepcopy(network.module).cpu().eval(), example, factory)
+    exported = _exported(without_parametrizations(copy.deepcopy(network.module).cpu().eval()), example, factory)
     _require_dynamic_batch(exported, factory)
     _pool_instead_of_mean(exported)
     _name_layers(exported)

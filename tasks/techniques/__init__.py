@@ -19,9 +19,9 @@ def _spec(path: str) -> type[TechniqueSpec]:
 
 
 TECHNIQUES: tuple[type[TechniqueSpec], ...] = (
-    _spec("distill_response:DistillResponse"),
-    _spec("pruning:PruneChannels"),
-    _spec("quantize_static:QuantizeStatic"),
+    _spec("distillation.distill_response:DistillResponse"),
+    _spec("pruning.prune_channels:PruneChannels"),
+    _spec("quantization.quantize_static:QuantizeStatic"),
 )
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ validated, listed and cached by processes that never load a tensor. Import them 
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 from pydantic import Field
@@ -15,6 +15,12 @@ from pydantic import Field
 from tasks.contracts.data import SplitName, Task
 from tasks.contracts.model import EpochRecord, ModelFormat
 from tasks.contracts.value import Value
+
+Invariant = Literal["sparsity", "shared_weights", "low_rank"]
+"""What one stage gives a model and a later one must not take away unnoticed: weights that are zero under a
+mask, weights that take few values, and layers split into thinner ones."""
+
+ALL_INVARIANTS: frozenset[Invariant] = frozenset(get_args(Invariant))
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,11 @@ class TechniqueSpec(Value):
     """One line for `stillhouse techniques` and the docs."""
     takes: ClassVar[ModelFormat]
     gives: ClassVar[ModelFormat]
+    establishes: ClassVar[frozenset[Invariant]] = frozenset()
+    """What the technique gives to the model."""
+    keeps: ClassVar[frozenset[Invariant]] = frozenset()
+    """What of an incoming model's invariants survives it, proved by a test. A plan whose chain would lose one is
+    refused before any work."""
 
     kind: str
     resources: Resources = Resources()
@@ -93,6 +104,11 @@ class TechniqueSpec(Value):
     def planned_epochs(self) -> int:
         """How many `EpochRecord`s the stage will report; 0 for a technique that does not train."""
         return 0
+
+    @property
+    def starts_over(self) -> bool:
+        """Whether the incoming model is thrown away, as by a student that is built from scratch."""
+        return False
 
     @abstractmethod
     def apply(self, model: bytes, context: StageContext) -> Applied:

@@ -42,6 +42,9 @@ class Schedule(Value):
         default=0.0, ge=0, lt=1, description="Probability mass that label targets spread evenly over all classes."
     )
     augmentation: Augmentation = Field(default=Augmentation(), description="Random views of the training rows.")
+    channels_last: bool = Field(
+        default=False, description="Keep images in NHWC order while training; wide convolutions run faster on CPUs."
+    )
     checkpoint_every: int = Field(default=5, ge=1, description="Epochs between checkpoints; the last is always saved.")
 
     def learning_rate_at(self, step: int, num_steps: int) -> float:
@@ -67,6 +70,10 @@ class Batch:
     """[B], int64 classes or float32 targets."""
     rows: "Tensor"
     """[B], int64 positions in the split, for targets that were computed per row beforehand."""
+    partner_labels: "Tensor | None" = None
+    """[B], labels of the rows that were blended in; None where nothing was."""
+    own_share: float = 1.0
+    """Share of each row itself in its blend."""
 
 
 Loss = Callable[["Tensor", Batch], "Tensor"]
@@ -74,16 +81,24 @@ Loss = Callable[["Tensor", Batch], "Tensor"]
 
 
 def label_loss(task: Task, label_smoothing: float = 0.0) -> Loss:
-    """Return the loss against labels: cross-entropy for classes, mean squared error for regression."""
+    """Return the loss against labels: cross-entropy for classes, mean squared error for regression.
+
+    Of a blended row it is the blend of the losses against both labels, with the rows' shares.
+    """
     from torch.nn import functional
 
-    def cross_entropy(logits_BK: "Tensor", batch: Batch) -> "Tensor":
-        return functional.cross_entropy(logits_BK, batch.labels, label_smoothing=label_smoothing)
+    def against(outputs_BK: "Tensor", labels_B: "Tensor") -> "Tensor":
+        if task == "classification":
+            return functional.cross_entropy(outputs_BK, labels_B, label_smoothing=label_smoothing)
+        return functional.mse_loss(outputs_BK.squeeze(1), labels_B)
 
-    def squared_error(outputs_B1: "Tensor", batch: Batch) -> "Tensor":
-        return functional.mse_loss(outputs_B1.squeeze(1), batch.labels)
+    def loss(outputs_BK: "Tensor", batch: Batch) -> "Tensor":
+        own = against(outputs_BK, batch.labels)
+        if batch.partner_labels is None:
+            return own
+        return batch.own_share * own + (1 - batch.own_share) * against(outputs_BK, batch.partner_labels)
 
-    return cross_entropy if task == "classification" else squared_error
+    return loss
 
 
 def device_for(num_gpus: float) -> str:
@@ -102,6 +117,7 @@ def fit(
     *,
     first_step: int = 1,
     device: str = "cpu",
+    before_step: Callable[[int, int], None] | None = None,
 ) -> None:
     """Train `module` in place, report every epoch, and leave the module on the CPU in eval mode.
 
@@ -117,6 +133,9 @@ def fit(
         context: seed, checkpoints, reports and the memory limit; it loads nothing here.
         first_step: the `step` of the first epoch's record, for stages that train more than once.
         device: torch device to train on.
+        before_step: called as `before_step(step, num_steps)` before each optimizer step, counted from 0 over the
+            whole training, to change masks or observers; what it changes must be in the module's buffers, and it
+            must depend on nothing else, so that a resumed run goes on the same way.
 
     Raises:
         TechniqueError: the split or the augmentation does not fit, nothing is trainable, or the loss diverged.
@@ -129,11 +148,14 @@ def fit(
     inputs = torch.from_numpy(split.x).to(device)
     labels_N = torch.from_numpy(split.y).to(device)
     module.to(device)
+    if schedule.channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        inputs = inputs.to(memory_format=torch.channels_last)
     with _reproducible(context.seed, first_step, device) as generator:
         optimizer = make_optimizer(module, schedule)
         purpose = f"{schedule.value_digest()}/{len(split.y)}/{first_step}"
         state = TrainingState(module, optimizer, generator, purpose)
-        loop = _Loop(module, inputs, labels_N, loss, schedule, context, optimizer, generator)
+        loop = _Loop(module, inputs, labels_N, loss, schedule, context, optimizer, generator, before_step)
         records = state.restore(context.checkpoints.load())
         for record in records:
             context.report(record)
@@ -142,7 +164,7 @@ def fit(
             context.report(records[-1])
             if (epoch + 1) % schedule.checkpoint_every == 0 or epoch + 1 == schedule.epochs:
                 context.checkpoints.save(state.to_bytes(records))
-    module.to("cpu").eval()
+    module.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
 def make_optimizer(module: "nn.Module", schedule: Schedule) -> "Optimizer":
@@ -169,6 +191,11 @@ def _check(module: "nn.Module", split: Arrays, schedule: Schedule) -> None:
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise TechniqueError(f"{type(module).__name__} has no trainable parameter; train a network that has some")
     schedule.augmentation.check(split.x.shape[1:])
+    if schedule.channels_last and split.x.ndim != 4:
+        raise TechniqueError(
+            f"schedule.channels_last needs images of shape [C, H, W], but the rows have shape "
+            f"{list(split.x.shape[1:])}; leave it out"
+        )
 
 
 @contextmanager
@@ -196,6 +223,7 @@ class _Loop:
     context: StageContext
     optimizer: "Optimizer"
     generator: "Generator"
+    before_step: Callable[[int, int], None] | None
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """Show every row once, in a new order, and return the means over the rows."""
@@ -205,7 +233,10 @@ class _Loop:
         sum_loss = sum_score = sum_rate = 0.0
         for position, rows_B in enumerate(batches):
             step = epoch * len(batches) + position
-            rate = self.schedule.learning_rate_at(step, self.schedule.epochs * len(batches))
+            num_steps = self.schedule.epochs * len(batches)
+            rate = self.schedule.learning_rate_at(step, num_steps)
+            if self.before_step is not None:
+                self.before_step(step, num_steps)
             loss, score = self._step(rows_B.to(self.inputs.device), rate, epoch)
             sum_loss += loss * len(rows_B)
             sum_score += score
@@ -218,8 +249,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        view = self.schedule.augmentation.view(self.inputs[rows_B], self.generator)
-        loss, score = self._accumulate_gradients(Batch(view, self.labels_N[rows_B], rows_B))
+        loss, score = self._accumulate_gradients(self._batch(rows_B))
         if not math.isfinite(loss):
             raise TechniqueError(
                 f"training diverged in epoch {epoch + 1} of {self.schedule.epochs}: the loss is {loss} at learning "
@@ -227,6 +257,15 @@ class _Loop:
             )
         self.optimizer.step()
         return loss, score
+
+    def _batch(self, rows_B: "Tensor") -> Batch:
+        """Gather the rows, vary them, and blend them where the augmentation says so."""
+        augmentation = self.schedule.augmentation
+        view, labels_B = augmentation.view(self.inputs[rows_B], self.generator), self.labels_N[rows_B]
+        mix = augmentation.mix(len(rows_B), self.generator)
+        if mix is None:
+            return Batch(view, labels_B, rows_B)
+        return Batch(mix.blend(view), labels_B, rows_B, labels_B[mix.partners.to(labels_B.device)], mix.share)
 
     def _accumulate_gradients(self, batch: Batch) -> tuple[float, float]:
         """Add up the gradient of the batch's mean loss; return that loss and the summed score of the rows.
@@ -259,8 +298,12 @@ def _parts(batch: Batch, limit: int) -> list[Batch]:
     """Split into near-equal parts of at most `limit` rows, but of no fewer than two (batch norm needs two)."""
     num_rows = len(batch.labels)
     num_parts = max(1, min(math.ceil(num_rows / limit), num_rows // 2))
-    columns = (column.tensor_split(num_parts) for column in (batch.inputs, batch.labels, batch.rows))
-    return [Batch(*part) for part in zip(*columns, strict=True)]
+    partners_B = batch.labels if batch.partner_labels is None else batch.partner_labels
+    columns = (batch.inputs, batch.labels, batch.rows, partners_B)
+    return [
+        Batch(inputs, labels, rows, None if batch.partner_labels is None else partners, batch.own_share)
+        for inputs, labels, rows, partners in zip(*(one.tensor_split(num_parts) for one in columns), strict=True)
+    ]
 
 
 def _summed_score(outputs_BK: "Tensor", labels_B: "Tensor", task: Task) -> float:

@@ -12,7 +12,7 @@ from tasks.contracts.errors import ArtifactMissingError
 from tasks.contracts.model import ModelRef, StageResult
 from tasks.runtime.caching import StageLocks, StageRecords, identity, stage_key
 from tasks.runtime.services import connect
-from tasks.techniques.distill_response import DistillResponse
+from tasks.techniques.distillation.distill_response import DistillResponse
 
 MODULES = ["tasks.stages.applying"]
 
@@ -50,7 +50,8 @@ def test_stage_key_changes_with_the_source_of_a_users_factory(tmp_path: Path, mo
 
 def test_stage_key_is_the_same_in_another_process() -> None:
     script = (
-        "from tasks.runtime.caching import stage_key; from tasks.techniques.distill_response import DistillResponse\n"
+        "from tasks.runtime.caching import stage_key\n"
+        "from tasks.techniques.distillation.distill_response import DistillResponse\n"
         "print(stage_key('compress', {'technique': DistillResponse(), 'seed': 1}, ['tasks.stages.applying']))\n"
     )
     other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

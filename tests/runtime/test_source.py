@@ -41,7 +41,7 @@ def test_source_digest_does_not_import_what_it_reads(package: Path) -> None:
 
 
 def test_executed_modules_of_a_technique_leave_out_other_techniques_and_infrastructure() -> None:
-    modules = executed_modules(["tasks.techniques.distill_response", "tasks.stages.applying"])
+    modules = executed_modules(["tasks.techniques.distillation.distill_response", "tasks.stages.applying"])
     assert "tasks.techniques.training" in modules
     assert "tasks.techniques.pruning.prune_channels" not in modules
     assert not [name for name in modules if name.startswith(("tasks.adapters", "tasks.runtime"))]

@@ -32,7 +32,7 @@ def test_view_repeats_itself_when_the_generator_starts_the_same() -> None:
     assert not torch.equal(first, augmentation.view(images, torch.Generator().manual_seed(4)))
 
 
-@pytest.mark.parametrize(("shape", "message"), [((7,), r"needs images .* \[7\]"), ((1, 2, 8), "out of sight")])
+@pytest.mark.parametrize(("shape", "message"), [((7,), r"needs images .* \[7\]"), ((1, 2, 8), "leaves nothing to see")])
 def test_check_refuses_rows_that_cannot_be_shifted(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(TechniqueError, match=message):
         Augmentation(shift_pixels=2).check(shape)

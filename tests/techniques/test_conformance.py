@@ -80,6 +80,11 @@ def load(model: bytes, model_format: ModelFormat) -> None:
     assert tuple(outputs.shape) == (2, 3)
 
 
+def lasting(details: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a clock says, which differs from time to time."""
+    return {name: value for name, value in details.items() if not name.startswith("measured_")}
+
+
 def test_techniques_have_kinds_of_their_own() -> None:
     kinds = [kind_of(spec) for spec in TECHNIQUES]
     assert len(set(kinds)) == len(kinds)
@@ -171,6 +176,6 @@ def test_apply_gives_the_same_loadable_model_twice_and_never_reads_the_test_spli
     assert len(records) == technique.planned_epochs
     second = apply()
     assert first.model == second.model
-    assert first.details == second.details
+    assert lasting(first.details) == lasting(second.details)
     load(first.model, spec.gives)
     assert "test" not in asked

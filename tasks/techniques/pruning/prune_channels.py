@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from tasks.contracts.model import EpochRecord, ModelFormat
-from tasks.techniques.technique import Applied, Arrays, StageContext, TechniqueSpec
+from tasks.techniques.technique import Applied, Arrays, Invariant, StageContext, TechniqueSpec
 from tasks.techniques.training import Schedule, device_for, fit, label_loss
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class PruneChannels(TechniqueSpec):
     summary: ClassVar[str] = "Remove whole channels in rounds, and fine-tune after each."
     takes: ClassVar[ModelFormat] = "torch"
     gives: ClassVar[ModelFormat] = "torch"
+    keeps: ClassVar[frozenset[Invariant]] = frozenset({"low_rank"})
 
     kind: Literal["prune_channels"] = "prune_channels"
     ratio: float = Field(

@@ -12,12 +12,12 @@ from tasks.contracts.model import Architecture, EpochRecord
 from tasks.models.architecture import Network
 from tasks.models.onnx_export import to_onnx
 from tasks.techniques.inference import outputs_of
-from tasks.techniques.pruning import PruneChannels
 from tasks.techniques.pruning.coupling import channels_to_keep
 from tasks.techniques.pruning.criteria import group_scores
 from tasks.techniques.pruning.graph import channel_groups
 from tasks.techniques.pruning.iterative import multiply_adds, num_parameters, plan_pruning, prune_round
 from tasks.techniques.pruning.planning import best_units
+from tasks.techniques.pruning.prune_channels import PruneChannels
 from tasks.techniques.pruning.surgery import keep_channels
 from tasks.techniques.technique import Applied, Arrays, StageContext
 from tasks.techniques.training import Schedule, fit, label_loss

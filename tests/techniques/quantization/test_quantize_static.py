@@ -19,7 +19,7 @@ from tasks.evaluation.parity import measure_parity
 from tasks.evaluation.runtime_session import make_session, run_rows
 from tasks.models.architecture import Network
 from tasks.models.onnx_export import to_onnx
-from tasks.techniques.quantize_static import QuantizeStatic, calibration_rows
+from tasks.techniques.quantization.quantize_static import QuantizeStatic, calibration_rows
 from tasks.techniques.technique import Arrays, StageContext
 
 MakeContext = Callable[..., StageContext]
@@ -237,7 +237,7 @@ def test_apply_gives_equal_bytes_when_the_order_of_sets_differs(trained, draw_im
     code = """
 import sys, hashlib, numpy as np
 from pathlib import Path
-from tasks.techniques.quantize_static import QuantizeStatic
+from tasks.techniques.quantization.quantize_static import QuantizeStatic
 from tasks.techniques.technique import Arrays, StageContext
 folder = Path(sys.argv[1])
 x = np.load(folder / "x.npy")

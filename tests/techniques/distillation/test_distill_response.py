@@ -11,7 +11,7 @@ from torch.nn import functional
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import Architecture
 from tasks.models.architecture import Network
-from tasks.techniques.distill_response import DistillResponse, softened_divergence
+from tasks.techniques.distillation.distill_response import DistillResponse, softened_divergence
 from tasks.techniques.inference import outputs_of
 from tasks.techniques.technique import Arrays, StageContext
 from tasks.techniques.training import Schedule, fit, label_loss

@@ -17,7 +17,7 @@ from pydantic import Field
 from tasks.contracts.data import Task
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import ModelFormat
-from tasks.techniques.technique import Applied, Arrays, StageContext, TechniqueSpec
+from tasks.techniques.technique import Applied, Arrays, Invariant, StageContext, TechniqueSpec
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -41,6 +41,7 @@ class QuantizeStatic(TechniqueSpec):
     )
     takes: ClassVar[ModelFormat] = "onnx"
     gives: ClassVar[ModelFormat] = "onnx"
+    keeps: ClassVar[frozenset[Invariant]] = frozenset({"low_rank", "sparsity"})
 
     kind: Literal["quantize_static"] = "quantize_static"
     calibration: Literal["minmax", "percentile", "entropy"] = Field(
