@@ -20,18 +20,19 @@ $(INSTALLED): pyproject.toml constraints.txt
 run: $(INSTALLED) ## compress, judge, register, serve, roll out and promote the digits model
 	$(BIN)/stillhouse run $(PLAN)
 
-test: $(INSTALLED) ## the fast tests, offline
-	$(BIN)/pytest
+test: $(INSTALLED) ## the fast tests, offline, on all cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
-test-all: $(INSTALLED) ## all tests, the slow ones included
-	$(BIN)/pytest -m ""
+test-all: $(INSTALLED) ## all tests; the slow ones start servers and time things, and so run one by one
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	$(BIN)/pytest -m slow
 
 check: $(INSTALLED) ## lint, format, types, import rules, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 bench: $(INSTALLED) ## benchmarks: figures as ratios measured side by side, written to benchmarks/results
 	$(BIN)/python -m benchmarks

@@ -8,14 +8,21 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.plan_runs import DATA_VARIABLE
 from benchmarks.result import BenchmarkResult
 from benchmarks.table import HEADER, table_rows, write_page
 
-NAMES = ("compression", "gateway", "rollout-traffic", "stage-cache")
+SHORT = ("compression", "gateway", "rollout-traffic", "stage-cache")
+"""Minutes each, on data that need no download; run when no name is given."""
+LONG = ("california-housing", "clinc150", "fashion-mnist")
+"""Up to hours each, on data below `--data`; run by name."""
+NAMES = (*SHORT, *LONG)
 _RESULTS = Path(__file__).parent / "results"
-_TIMEOUT_S = 300.0
+_TIMEOUT_S = dict.fromkeys(SHORT, 300.0) | dict.fromkeys(LONG, 6 * 3600.0)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,37 +34,47 @@ def main(arguments: list[str] | None = None) -> int:
     out: Path = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     print(*HEADER, sep="\n", flush=True)
-    failed = [name for name in given.names or NAMES if not _run(name, out)]
+    failed = [name for name in given.names or SHORT if not _run(name, out, given.data, given.home)]
     write_page(out)
     return 1 if failed else 0
 
 
-def _run(name: str, out: Path) -> bool:
+def _run(name: str, out: Path, data: Path | None, kept_home: Path | None) -> bool:
     path = out / f"{name}.json"
-    with tempfile.TemporaryDirectory(prefix=f"stillhouse-bench-{name}-", ignore_cleanup_errors=True) as home:
+    with _home(name, kept_home) as home:
         command = [sys.executable, "-m", "benchmarks.single", name, str(path)]
         try:
             subprocess.run(
                 command,
-                env=_environment(Path(home)),
+                env=_environment(home, data),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=_TIMEOUT_S,
+                timeout=_TIMEOUT_S[name],
                 check=True,
             )
         except subprocess.CalledProcessError as error:
             sys.stderr.write(f"benchmark {name} ended with code {error.returncode}:\n{error.output}\n")
             return False
         except subprocess.TimeoutExpired:
-            sys.stderr.write(f"benchmark {name} was ended after {_TIMEOUT_S:.0f} s\n")
+            sys.stderr.write(f"benchmark {name} was ended after {_TIMEOUT_S[name]:.0f} s\n")
             return False
     print(*table_rows(BenchmarkResult.model_validate_json(path.read_bytes())), sep="\n", flush=True)
     return True
 
 
-def _environment(home: Path) -> dict[str, str]:
+@contextmanager
+def _home(name: str, kept: Path | None) -> Iterator[Path]:
+    """Give a folder for the engines' state: a temporary one, or one below `kept` that a later call goes on with."""
+    if kept is not None:
+        yield kept.resolve() / name
+        return
+    with tempfile.TemporaryDirectory(prefix=f"stillhouse-bench-{name}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _environment(home: Path, data: Path | None) -> dict[str, str]:
     """Point every engine below `home`, whatever the caller's environment names."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("STILLHOUSE_", "PREFECT_"))}
     return kept | {
@@ -66,13 +83,16 @@ def _environment(home: Path) -> dict[str, str]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "OMP_NUM_THREADS": "1",
+        DATA_VARIABLE: str(data.resolve()) if data else "",
     }
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, and write the figures down.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; all if none")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; the first {len(SHORT)} if none")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder of the results; benchmarks/results")
+    parser.add_argument("--data", type=Path, help="folder with the data sets of the long benchmarks")
+    parser.add_argument("--home", type=Path, help="keep the engines' state here, so that a call that was ended goes on")
     return parser
 
 

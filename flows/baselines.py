@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from flows.outcome import Baseline
+from flows.candidates import Baseline
 from flows.plan import CompressionPlan
 from tasks.adapters.local_store import write_atomically
 from tasks.contracts.data import DatasetRef

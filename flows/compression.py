@@ -45,7 +45,7 @@ def compress_model(plan: CompressionPlan, pin_baseline: bool = False) -> RunDoss
         get_run_logger().warning(warning)
     baseline = make_baseline(plan, data)
     pending = [
-        start_candidate(name, chain, baseline.made, baseline.deployed, data, plan.seed)
+        start_candidate(name, chain, baseline, data, plan.seed_of_candidates, plan.early_stop)
         for name, chain in plan.candidates.items()
     ]
     candidates = [candidate.finish() for candidate in pending]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flows.candidates import Candidate
-from flows.outcome import Baseline, Judged, primary_metric, validation_point
+from flows.candidates import Baseline, Candidate
+from flows.outcome import Judged, primary_metric, validation_point
 from flows.plan import CompressionPlan, Preference
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.evaluation import METRIC_DIRECTIONS, Quality, TimingTable

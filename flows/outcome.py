@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flows.candidates import Candidate, Stage
+from flows.candidates import Baseline, Candidate, Stage
 from flows.plan import CompressionPlan
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.evaluation import Evaluation, Quality, TimingTable
@@ -25,16 +25,6 @@ from tasks.contracts.verdict import StoredGateReport, Verdict
 
 COMPLETED_CHECK = "completed"
 """Name of the check that a chain fails which did not get to its end."""
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """The uncompressed model: in torch, as exported, and how good it is on the validation split."""
-
-    made: StageResult
-    deployed: StageResult
-    quality: Quality
-    cached: bool
 
 
 @dataclass(frozen=True)

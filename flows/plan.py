@@ -9,11 +9,12 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from flows.plan_errors import explain
-from tasks.contracts.data import SplitName
+from tasks.contracts.data import LabelledSplitName
 from tasks.contracts.errors import PlanError
 from tasks.contracts.model import ModelFormat
 from tasks.contracts.value import Slug, Value
 from tasks.datasets import Source
+from tasks.decisions.early_stop import EarlyStop
 from tasks.decisions.gates import Constraints, GatePolicy
 from tasks.decisions.rollout import RolloutPolicy
 from tasks.techniques import Technique
@@ -26,7 +27,9 @@ Preference = Literal["smallest", "fastest", "most_accurate"]
 class Replay(Value):
     """Traffic that the run itself sends to the gateway, for a rollout where no clients are."""
 
-    split: SplitName = Field(default="validation", description="Split whose rows are sent, with labels as feedback.")
+    split: LabelledSplitName = Field(
+        default="validation", description="Split whose rows are sent, with labels as feedback."
+    )
     concurrency: int = Field(default=4, ge=1, le=256, description="Connections used at once.")
     requests_per_second: float | None = Field(default=None, gt=0, description="As fast as they are answered if none.")
 
@@ -49,19 +52,43 @@ class CompressionPlan(Value):
     name: Slug
     model_name: Slug | None = Field(default=None, description="Name in the registry; the plan's name if none is given.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    candidate_seed: int | None = Field(
+        default=None,
+        ge=0,
+        le=2**31 - 1,
+        description="Seed of the candidates' stages, to repeat them on one baseline and one split; `seed` if none.",
+    )
     dataset: Source
     baseline: Baseline
     candidates: dict[Slug, Annotated[tuple[Technique, ...], Field(min_length=1)]] = Field(min_length=1)
     constraints: Constraints = Constraints()
+    early_stop: EarlyStop | None = Field(
+        default=None, description="Ends a chain at a stage that lost more than this; none: every chain runs to its end."
+    )
     target: Literal["cpu"] = Field(default="cpu", description="What the deployable models are built for and timed on.")
     gate: GatePolicy = GatePolicy()
     choose: Preference = Field(default="smallest", description="Which of the candidates that pass is registered.")
     rollout: Rollout = Rollout()
 
     @property
+    def seed_of_candidates(self) -> int:
+        """Seed of everything random in the candidates' stages."""
+        return self.seed if self.candidate_seed is None else self.candidate_seed
+
+    @property
     def registered_name(self) -> Slug:
         """Name of the model in the registry, the ledger and the route."""
         return self.model_name or self.name
+
+    @model_validator(mode="after")
+    def _rollout_can_be_judged(self) -> CompressionPlan:
+        regression = getattr(self.dataset, "task", "classification") == "regression"
+        if regression and self.rollout.replay is not None and self.rollout.correct_within is None:
+            raise ValueError(
+                "rollout: a regression has no right and wrong answers unless rollout.correct_within says how far off "
+                "counts as right, and the rollout would wait for them without end; set it, in the target's unit"
+            )
+        return self
 
     @model_validator(mode="after")
     def _chains_fit(self) -> CompressionPlan:
@@ -90,8 +117,8 @@ def check_chain(name: str, chain: tuple[Technique, ...]) -> None:
         if technique.starts_over and position > 0:
             raise ValueError(
                 f"candidate {name!r}: {technique.kind} builds a student from scratch and throws away what {giver} "
-                f"before it made; put {technique.kind} first, or leave out its student so that it goes on with "
-                "the incoming model"
+                f"before it made; put {technique.kind} first, or, where it has a student, leave that out so that it "
+                "goes on with the incoming model"
             )
         for invariant in sorted(established.keys() - technique.keeps):
             raise ValueError(
@@ -109,6 +136,15 @@ def load_plan(path: Path, overrides: tuple[str, ...] = ()) -> CompressionPlan:
     Raises:
         PlanError: the file is missing or not YAML, or a value is wrong; every fault is named, with its place.
     """
+    return parse_plan(read_document(path, overrides), str(path))
+
+
+def read_document(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a YAML plan and apply `key.path=value` overrides, without validating it.
+
+    Raises:
+        PlanError: the file is missing, not YAML or no mapping, or an override names no place.
+    """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -119,7 +155,7 @@ def load_plan(path: Path, overrides: tuple[str, ...] = ()) -> CompressionPlan:
         raise PlanError(f"plan {path} must be a mapping with keys such as name, dataset, baseline and candidates")
     for override in overrides:
         _apply_override(document, override)
-    return parse_plan(document, str(path))
+    return document
 
 
 def parse_plan(document: dict[str, Any], origin: str) -> CompressionPlan:

@@ -1,11 +1,11 @@
 """`stillhouse data`: get the rows of a split, and the versions of `data/`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tasks.contracts.data import SplitName
+from tasks.contracts.data import SPLIT_NAMES, SplitName
 
 if TYPE_CHECKING:
     from tasks.adapters.dvc_restore import Transfer
@@ -33,27 +33,43 @@ def export(
 ) -> None:
     """Write one split as a NumPy file: `x` is exactly the model's input, `y` the labels or targets.
 
+    Of a text data set the tokenizer is written beside it, as OUT with the suffix `.tokenizer.json`: it turns
+    a text into such a row (`tasks.datasets.tokenization.encode`, or the tokenizers library).
+
     The data set must have been prepared: `stillhouse run PLAN` does so first of all.
 
     Example: `stillhouse data export digits --split test --out test.npz`
     """
     from flows.cli.console import bytes_text, console, print_json
     from tasks.adapters.local_store import write_atomically
-    from tasks.contracts.errors import UserError
+    from tasks.contracts.errors import DataError, UserError
     from tasks.runtime.services import connect
 
     data = _prepared(name)
+    if split not in data.splits:
+        known = ", ".join(name for name in SPLIT_NAMES if name in data.splits)
+        raise DataError(
+            f"data set {data.name} has no split {split!r}; it has {known}. A plan's dataset.split or "
+            "dataset.unlabelled makes one"
+        )
     chosen = data.splits[split]
+    files = {out: chosen.digest}
+    beside = out.with_suffix(".tokenizer.json")
+    if data.tokenizer is not None:
+        files[beside] = data.tokenizer.digest
     try:
-        write_atomically(out, connect().artifacts.get(chosen.digest))
+        for place, digest in files.items():
+            write_atomically(place, connect().artifacts.get(digest))
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}; choose another place for --out") from error
     if as_json:
-        print_json(
-            {"dataset": data.name, "revision": data.revision, "split": split, "out": str(out)} | chosen.model_dump()
-        )
-    else:
-        console().print(f"{out}: {chosen.num_rows} rows of {data.name}/{split}, {bytes_text(chosen.size_bytes)}")
+        made: dict[str, Any] = {"dataset": data.name, "revision": data.revision, "split": split, "out": str(out)}
+        made |= {} if data.tokenizer is None else {"tokenizer": str(beside)}
+        print_json(made | chosen.model_dump())
+        return
+    console().print(f"{out}: {chosen.num_rows} rows of {data.name}/{split}, {bytes_text(chosen.size_bytes)}")
+    if data.tokenizer is not None:
+        console().print(f"{beside}: the tokenizer, {data.vocab_size} tokens")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`stillhouse plan`: validate, show, schema."""
+"""`stillhouse plan`: validate, show, schema, suggest."""
 
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +47,28 @@ def show(plan: PlanPath, overrides: Overrides = None, as_json: AsJson = False) -
         print_json(loaded)
     else:
         console().out(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False), highlight=False)
+
+
+@app.command()
+def suggest(
+    plan: PlanPath,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the plan here instead of standard output.")] = None,
+) -> None:
+    """Suggest candidates for a plan's data, baseline and constraints, with the reason for each as a comment.
+
+    PLAN needs no candidates; those it has are replaced. Data are fetched, nothing is trained.
+    """
+    from flows.cli.console import console
+    from flows.plan import read_document
+    from flows.suggestion import suggest_plan
+    from tasks.adapters.local_store import write_atomically
+
+    text = suggest_plan(read_document(plan, tuple(overrides or ())), str(plan))
+    if out is None:
+        console().out(text.rstrip(), highlight=False)
+    else:
+        write_atomically(out.resolve(), text.encode())
 
 
 @app.command()

@@ -80,6 +80,7 @@ class InferenceParser:
         self._dtype = np.dtype(signature.input_dtype)
         self._datatype = DATATYPES[signature.input_dtype]
         self._code = _TYPE_CODES[signature.input_dtype]
+        self._vocab_size = signature.vocab_size
 
     def parse(self, body: bytes) -> InferRequest:
         """Parse and check one body.
@@ -116,6 +117,9 @@ class InferenceParser:
             raise RequestError(400, f"the data must be numbers that fit {self._datatype}") from None
         if not np.isfinite(converted).all():
             raise RequestError(400, f"the data must be finite {self._datatype} numbers")
+        # an id without an embedding would make the model fail, and count against it
+        if self._vocab_size is not None and not ((converted >= 0) & (converted < self._vocab_size)).all():
+            raise RequestError(400, f"the data must be token ids from 0 to {self._vocab_size - 1}")
         return converted.reshape(num_rows, *self._row_shape)
 
     def _num_rows(self, shape: Any) -> int:

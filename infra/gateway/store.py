@@ -5,9 +5,10 @@ from pathlib import Path
 
 from infra.gateway.durable import replace_file
 from tasks.contracts.artifact import artifact_key, document_key
+from tasks.contracts.compression import original_form
 from tasks.contracts.errors import ArtifactCorruptError, ArtifactMissingError
 from tasks.contracts.route import RouteAcknowledgement
-from tasks.contracts.value import Digest, sha256_hex
+from tasks.contracts.value import Digest
 
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _VERSION_FILE = re.compile(r"(\d{8})\.json")
@@ -44,17 +45,18 @@ class GatewayStore:
         return version, (self._root / document_key(name, version)).read_bytes()
 
     def read_artifact(self, digest: Digest) -> bytes:
-        """Return a blob whose bytes have been checked against its digest.
+        """Return a blob, stored compressed or not, whose bytes have been checked against its digest.
 
         Raises:
             ArtifactMissingError: there is no such blob.
             ArtifactCorruptError: the bytes do not have that digest.
         """
         try:
-            data = (self._root / artifact_key(digest)).read_bytes()
+            stored = (self._root / artifact_key(digest)).read_bytes()
         except FileNotFoundError:
             raise ArtifactMissingError(f"the store holds no artifact {digest}") from None
-        if sha256_hex(data) != digest:
+        data = original_form(stored, digest)
+        if data is None:
             raise ArtifactCorruptError(f"artifact {digest} is damaged: its bytes have another SHA-256")
         return data
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.contracts.errors import DataError, InfrastructureError
 from tasks.datasets import view
 from tasks.datasets.source import Expectations, RawTable
+from tasks.datasets.text import TextExpectations
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +56,7 @@ def validate(table: RawTable, name: str, expect: Expectations, settings: Setting
 def build_suite(name: str, rows: pd.DataFrame, table: RawTable, expect: Expectations) -> ExpectationSuite:
     """Build the suite of one data set: schema, row count, ranges, nulls, classes or targets, duplicates."""
     gx = _great_expectations()
-    expectations = [*_of_the_table(rows, expect), *_of_the_inputs(expect), *_of_the_columns(table, expect)]
+    expectations = [*_of_the_table(rows, expect), *_of_the_inputs(table, expect), *_of_the_columns(table, expect)]
     expectations += _of_the_classes(table, expect) if table.task == "classification" else _of_the_targets(expect)
     suite: ExpectationSuite = gx.ExpectationSuite(name=name, expectations=expectations)
     return suite
@@ -72,8 +73,11 @@ def _of_the_table(rows: pd.DataFrame, expect: Expectations) -> list[Expectation]
     ]
 
 
-def _of_the_inputs(expect: Expectations) -> list[Expectation]:
+def _of_the_inputs(table: RawTable, expect: Expectations) -> list[Expectation]:
     gxe = _great_expectations().expectations
+    if table.is_text:
+        most = expect.max_chars if isinstance(expect, TextExpectations) else None
+        return [gxe.ExpectColumnValuesToBeBetween(column=view.ROW_CHARS, min_value=1, max_value=most)]
     found = [gxe.ExpectColumnMaxToBeBetween(column=view.ROW_NON_FINITE, max_value=0)]
     if expect.value_min is not None:
         found.append(gxe.ExpectColumnMinToBeBetween(column=view.ROW_MIN, min_value=expect.value_min))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.contracts.artifact import ArtifactRef, artifact_key, document_key
+from tasks.contracts.compression import StoreCompression, original_form, stored_form
 from tasks.contracts.errors import (
     ArtifactCorruptError,
     ArtifactMissingError,
@@ -68,10 +69,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 class LocalArtifacts:
-    """Content-addressed blobs as files named by their SHA-256."""
+    """Content-addressed blobs as files named by their SHA-256, compressed if wished; either form is read."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, compression: StoreCompression = "none") -> None:
         self._root = root
+        self._compression = compression
 
     def put(self, data: bytes) -> ArtifactRef:
         """See `ArtifactStore.put`."""
@@ -79,24 +81,24 @@ class LocalArtifacts:
         path = self._root / artifact_key(digest)
         if not self.contains(digest):
             with _storage_errors(f"artifact {digest[:12]} ({len(data)} bytes)", path.parent):
-                write_atomically(path, data)
+                write_atomically(path, stored_form(data, self._compression))
         return ArtifactRef(digest=digest, size_bytes=len(data))
 
     def get(self, digest: Digest) -> bytes:
         """See `ArtifactStore.get`."""
         path = self._root / artifact_key(digest)
         try:
-            data = path.read_bytes()
+            stored = path.read_bytes()
         except FileNotFoundError:
             raise ArtifactMissingError(
                 f"no artifact {digest} in the store {self._root}; run the plan again to make it, "
                 "or point STILLHOUSE_STORE to the store that holds it"
             ) from None
-        found = sha256_hex(data)
-        if found != digest:
+        data = original_form(stored, digest)
+        if data is None:
             raise ArtifactCorruptError(
-                f"artifact {digest} in the store {self._root} is damaged: its {len(data)} bytes have the "
-                f"digest {found}; run the plan again, which computes it anew"
+                f"artifact {digest} in the store {self._root} is damaged: its {len(stored)} stored bytes have the "
+                f"digest {sha256_hex(stored)} and do not unpack to it; run the plan again, which computes it anew"
             )
         return data
 
@@ -105,7 +107,10 @@ class LocalArtifacts:
         path = self._root / artifact_key(digest)
         try:
             with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == digest
+                if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                    return True
+                file.seek(0)
+                return original_form(file.read(), digest) is not None
         except FileNotFoundError:
             return False
 

@@ -2,10 +2,16 @@
 
 from typing import Literal
 
+from tasks.contracts.artifact import ArtifactRef
 from tasks.contracts.value import Digest, Slug, Value
 
-SplitName = Literal["train", "calibration", "validation", "test"]
-SPLIT_NAMES: tuple[SplitName, ...] = ("train", "calibration", "validation", "test")
+LabelledSplitName = Literal["train", "calibration", "validation", "test"]
+LABELLED_SPLIT_NAMES: tuple[LabelledSplitName, ...] = ("train", "calibration", "validation", "test")
+"""The splits that every data set has."""
+
+SplitName = Literal[LabelledSplitName, "unlabelled"]
+SPLIT_NAMES: tuple[SplitName, ...] = (*LABELLED_SPLIT_NAMES, "unlabelled")
+"""All splits that a data set may have: `unlabelled` holds rows of the same domain that a student may learn from."""
 
 Task = Literal["classification", "regression"]
 
@@ -14,14 +20,16 @@ class SplitRef(Value):
     """One split: an uncompressed npz artifact with arrays `x` and `y`.
 
     `x` has shape [N, *input_shape] and is exactly the model's input; `y` is int64 [N] (class
-    indices) for classification and float32 [N] for regression.
+    indices) for classification and float32 [N] for regression. In the split `unlabelled` every `y` is
+    -1, or NaN for regression.
     """
 
     digest: Digest
     size_bytes: int
     num_rows: int
     composition: dict[str, int]
-    """Rows per class name; rows per target quartile (`q1` … `q4` of all rows) for regression."""
+    """Rows per class name; rows per target quartile (`q1` … `q4` of all rows) for regression; empty for
+    the split `unlabelled`."""
 
 
 class DatasetRef(Value):
@@ -34,6 +42,10 @@ class DatasetRef(Value):
     input_shape: tuple[int, ...]
     """Shape of one row of `x`, without the batch axis."""
     input_dtype: Literal["float32", "int64"] = "float32"
+    tokenizer: ArtifactRef | None = None
+    """What turned texts into the rows of `x`, for `tasks.datasets.tokenization.encode`; None for other data."""
+    vocab_size: int | None = None
+    """Token ids in `x` lie in [0, vocab_size); None for other data."""
     class_names: tuple[str, ...]
     """Empty for regression."""
     splits: dict[SplitName, SplitRef]

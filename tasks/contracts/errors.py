@@ -29,6 +29,10 @@ class TechniqueError(UserError):
     """A technique that cannot be applied to the model that it was given."""
 
 
+class BudgetError(UserError):
+    """A stage that lost more than the plan's early stop allows."""
+
+
 class GateError(UserError):
     """A promotion that the evidence does not support."""
 

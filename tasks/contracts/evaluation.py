@@ -36,6 +36,8 @@ class Quality(Value):
     size_zip_bytes: int
     int8_coverage: float
     """Share of convolution and matrix-product nodes that run in int8 in the optimised graph."""
+    zero_share: float = 0.0
+    """Share of the weights that is exactly zero. Zeros make the zipped file smaller; dense kernels run no faster."""
     ece: float | None
     """Expected calibration error over 15 equal-width bins; None for regression."""
     flip_rate: float | None
@@ -103,6 +105,7 @@ class Evaluation(Value):
     peak_memory_bytes: int
     cold_start_ms: float
     int8_coverage: float
+    zero_share: float = 0.0
     ece: float | None
     flip_rate: float | None
 

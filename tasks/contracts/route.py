@@ -28,6 +28,8 @@ class ModelSignature(Value):
     """Shape of one row, without the batch axis."""
     input_dtype: Literal["float32", "int64"]
     class_names: tuple[str, ...]
+    vocab_size: int | None = None
+    """Token ids of a text model lie in [0, vocab_size); None for other models."""
 
 
 class Route(Value):

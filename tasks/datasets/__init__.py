@@ -9,8 +9,9 @@ from tasks.datasets.csv import Csv
 from tasks.datasets.digits import Digits
 from tasks.datasets.npz import Npz
 from tasks.datasets.source import ShippedSource
+from tasks.datasets.text import Text
 
-Source = Annotated[Digits | Npz | Csv, Field(discriminator="source")]
+Source = Annotated[Digits | Npz | Csv | Text, Field(discriminator="source")]
 
 SHIPPED: tuple[ShippedSource, ...] = (Digits(),)
 """What a fresh clone's `data/` holds."""

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from tasks.contracts.data import Task
 from tasks.contracts.errors import DataError
 from tasks.datasets.labels import class_indices
-from tasks.datasets.source import RawTable, SourceSpec
+from tasks.datasets.source import RawTable, SourceSpec, Unlabelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +28,7 @@ class Csv(SourceSpec):
 
     source: Literal["csv"] = "csv"
     path: str = Field(min_length=1, description="The CSV file; a relative path starts at the project's root.")
+    unlabelled: Unlabelled = None
     task: Task
     target: str = Field(description="Column that is predicted.")
     exclude: tuple[str, ...] = Field(default=(), description="Columns that are no inputs, such as row numbers.")
@@ -53,6 +54,10 @@ class Csv(SourceSpec):
         """See `SourceSpec.location`."""
         return project_root / Path(self.path).expanduser()
 
+    def other_files(self, project_root: Path) -> tuple[Path, ...]:
+        """See `SourceSpec.other_files`."""
+        return () if self.unlabelled is None else (project_root / Path(self.unlabelled).expanduser(),)
+
     def load(self, project_root: Path) -> RawTable:
         """See `SourceSpec.load`."""
         path = self.location(project_root)
@@ -64,10 +69,24 @@ class Csv(SourceSpec):
             y=y,
             task=self.task,
             class_names=class_names,
-            paths=(path,),
+            paths=(path, *self.other_files(project_root)),
             frame=frame,
             target=self.target,
+            unlabelled=self._unlabelled([str(column) for column in frame.columns], project_root),
         )
+
+    def _unlabelled(self, columns: list[str], project_root: Path) -> np.ndarray | None:
+        """Read the rows without labels; the columns may stand in another order, and there may be more of them."""
+        inputs = [column for column in columns if column != self.target]
+        for path in self.other_files(project_root):
+            table = _read(path, tuple(self.categorical))
+            absent = [column for column in inputs if column not in table.columns]
+            if absent:
+                raise DataError(f"{path} has no column {absent}; its header is {list(table.columns)}")
+            for column in self._numeric(table[inputs]):
+                self._require_numbers(table[column], path)
+            return self._inputs(self._without_nulls(table[inputs], path), path)
+        return None
 
     def _selected(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
         """Return the input columns and the target, checked to be there and of their kind."""

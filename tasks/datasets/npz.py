@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from tasks.contracts.data import Task
 from tasks.contracts.errors import DataError
 from tasks.datasets.labels import class_indices
-from tasks.datasets.source import RawTable, SourceSpec
+from tasks.datasets.source import RawTable, SourceSpec, Unlabelled
 
 
 class Npz(SourceSpec):
@@ -24,6 +24,7 @@ class Npz(SourceSpec):
     y: str = Field(default="y", description="Array of the labels or targets.")
     x_test: str | None = Field(default=None, description="Array of inputs that are the test split as they stand.")
     y_test: str | None = Field(default=None, description="Array of labels of `x_test`.")
+    unlabelled: Unlabelled = None
     scale: float = Field(default=1.0, gt=0, description="Inputs are multiplied by it; 0.00392156862745098 is 1/255.")
     channels_last: bool = Field(default=False, description="Images are [N, H, W, C] and are turned into [N, C, H, W].")
     class_names: tuple[str, ...] = Field(default=(), description="Names of the classes 0, 1, ...; none: the labels.")
@@ -38,10 +39,14 @@ class Npz(SourceSpec):
         """See `SourceSpec.location`."""
         return project_root / Path(self.path).expanduser()
 
+    def other_files(self, project_root: Path) -> tuple[Path, ...]:
+        """See `SourceSpec.other_files`."""
+        return () if self.unlabelled is None else (project_root / Path(self.unlabelled).expanduser(),)
+
     def load(self, project_root: Path) -> RawTable:
         """See `SourceSpec.load`."""
         path = self.location(project_root)
-        arrays = self._read(path)
+        arrays = self._read(path, [name for name in (self.x, self.y, self.x_test, self.y_test) if name is not None])
         inputs, targets = self._pair(arrays, self.x, self.y, path)
         test_rows = None
         if self.x_test is not None and self.y_test is not None:
@@ -50,17 +55,31 @@ class Npz(SourceSpec):
             inputs = _joined(inputs, test_inputs, f"{self.x} and {self.x_test}", path)
             targets = _joined(targets, test_targets, f"{self.y} and {self.y_test}", path)
         y, class_names = self._encoded(targets, path)
+        x = self._scaled(inputs, path)
         return RawTable(
-            x=self._scaled(inputs, path),
+            x=x,
             y=y,
             task=self.task,
             class_names=class_names,
-            paths=(path,),
+            paths=(path, *self.other_files(project_root)),
             test_rows=test_rows,
+            unlabelled=self._unlabelled(x.shape[1:], project_root),
         )
 
-    def _read(self, path: Path) -> dict[str, np.ndarray]:
-        wanted = [name for name in (self.x, self.y, self.x_test, self.y_test) if name is not None]
+    def _unlabelled(self, row_shape: tuple[int, ...], project_root: Path) -> np.ndarray | None:
+        """Read the rows without labels, scaled as the others."""
+        for path in self.other_files(project_root):
+            rows = self._scaled(self._read(path, [self.x])[self.x], path)
+            if rows.shape[1:] != row_shape or not np.isfinite(rows).all():
+                raise DataError(
+                    f"{path}: array {self.x!r} holds rows of shape {rows.shape[1:]}; they must be finite numbers of "
+                    f"the shape {row_shape} that the labelled rows have"
+                )
+            return rows
+        return None
+
+    @staticmethod
+    def _read(path: Path, wanted: list[str]) -> dict[str, np.ndarray]:
         try:
             with path.open("rb") as file:
                 archive = np.load(file, allow_pickle=False)

@@ -7,6 +7,7 @@ MD5 names the rows as DVC does; it guards against accidents, not against forgery
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.contracts.errors import DataError
@@ -27,6 +28,22 @@ def file_revision(path: Path) -> str:
         raise DataError(
             f"data file {path} cannot be read ({error.strerror}); correct the plan's dataset.path or put the file there"
         ) from error
+
+
+def joint_revision(paths: Sequence[Path]) -> str:
+    """Return the hash of one file, or of several in their order, as of a folder that holds just these.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read.
+    """
+    hashes = [file_revision(path) for path in paths]
+    if len(hashes) == 1:
+        return hashes[0]
+    listing = [
+        {"md5": md5, "relpath": f"{number}-{path.name}"}
+        for number, (md5, path) in enumerate(zip(hashes, paths, strict=True))
+    ]
+    return _md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 def folder_revision(folder: Path) -> str:

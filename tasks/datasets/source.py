@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -18,14 +19,22 @@ if TYPE_CHECKING:
 
 _SUM_TOLERANCE = 1e-6
 
+Unlabelled = Annotated[
+    str | None,
+    Field(min_length=1, description="A file of rows without labels, in the form of `path`; none: there are none."),
+]
+
 
 class SplitFractions(Value):
-    """Shares of the rows; they sum to 1. A source with a test part of its own shares out the rest only."""
+    """Shares of the rows; they sum to 1. A source with parts of its own shares out the rest only."""
 
     train: float = Field(default=0.6, gt=0, lt=1, description="Rows that weights are fitted to.")
     calibration: float = Field(default=0.1, gt=0, lt=1, description="Rows that quantization ranges are read from.")
     validation: float = Field(default=0.1, gt=0, lt=1, description="Rows that candidates are compared on.")
     test: float = Field(default=0.2, gt=0, lt=1, description="Rows that only the gate sees.")
+    unlabelled: float = Field(
+        default=0.0, ge=0, lt=1, description="Rows whose labels are dropped, for distillation from rows without labels."
+    )
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> SplitFractions:
@@ -36,8 +45,8 @@ class SplitFractions(Value):
 
     @property
     def by_name(self) -> dict[SplitName, float]:
-        """The fractions in the order of `SPLIT_NAMES`."""
-        return {name: getattr(self, name) for name in SPLIT_NAMES}
+        """The fractions above 0, in the order of `SPLIT_NAMES`."""
+        return {name: share for name in SPLIT_NAMES if (share := getattr(self, name)) > 0}
 
 
 class Expectations(Value):
@@ -72,13 +81,17 @@ class RawTable:
     """All rows of a source, as the model will see them, not yet split.
 
     Attributes:
-        x: float32 [N, *input_shape], exactly the model's input.
+        x: float32 [N, *input_shape], exactly the model's input; or str objects [N], texts, which become
+            the input once there is a tokenizer.
         y: int64 [N] class indices, or float32 [N] regression targets.
         class_names: names in the order of the indices; empty for regression.
         paths: the files that were read.
         test_rows: bool [N], the rows of the test split where the source fixes it; else None.
+        validation_rows: bool [N], likewise of the validation split.
+        unlabelled: further rows without labels, of the same kind as `x`; else None.
         frame: a tabular source as read, [rows, features and target], before nulls were handled; else None.
         target: name of the target column of `frame`.
+        make_tokenizer: for texts, from those of the train split to the tokenizer; else None.
     """
 
     x: np.ndarray
@@ -89,6 +102,14 @@ class RawTable:
     test_rows: np.ndarray | None = None
     frame: pd.DataFrame | None = None
     target: str | None = None
+    validation_rows: np.ndarray | None = None
+    unlabelled: np.ndarray | None = None
+    make_tokenizer: Callable[[Sequence[str]], bytes] | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether `x` holds texts."""
+        return self.make_tokenizer is not None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -108,6 +129,10 @@ class SourceSpec(Value):
     @abstractmethod
     def location(self, project_root: Path) -> Path:
         """Return the file or folder that holds the rows; a relative one lies below `project_root`."""
+
+    def other_files(self, project_root: Path) -> tuple[Path, ...]:
+        """Return the further files that the data set is made from; they count in its revision."""
+        return ()
 
     @abstractmethod
     def load(self, project_root: Path) -> RawTable:

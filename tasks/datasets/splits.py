@@ -7,6 +7,7 @@ are added. N is the number of rows.
 
 import hashlib
 import io
+import unicodedata
 from collections.abc import Mapping
 from itertools import combinations
 
@@ -22,30 +23,38 @@ _QUARTILE_NAMES = ("q1", "q2", "q3", "q4")
 
 
 def row_hashes(x: np.ndarray) -> list[bytes]:
-    """Return a 16-byte BLAKE2b hash of the bytes of each row of `x` [N, ...]."""
+    """Return a 16-byte BLAKE2b hash of each row of `x` [N, ...]: of its bytes, or of the `text_key` of a text."""
+    if x.dtype == object:
+        return [hashlib.blake2b(text_key(text).encode(), digest_size=16).digest() for text in x]
     return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in np.ascontiguousarray(x)]
+
+
+def text_key(text: str) -> str:
+    """Return what makes two texts the same row: the letters, whatever their case, width and white space."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def split_rows(table: RawTable, fractions: SplitFractions, seed: int) -> dict[SplitName, np.ndarray]:
     """Divide the rows of `table`: int64 row numbers per split, disjoint, exhaustive and in ascending order.
 
     Per class (or decile of a regression target) each split's count is within the size of the largest
-    group of equal rows of its exact share. Where the source fixes the test rows they are taken as they
-    stand, and the other splits share out the rest in proportion.
+    group of equal rows of its exact share. Where the source fixes the test or the validation rows they
+    are taken as they stand, and the other splits share out the rest in proportion.
     """
     shares = fractions.by_name
     pool = np.arange(len(table.y))
-    fixed: dict[SplitName, np.ndarray] = {}
-    if table.test_rows is not None:
-        fixed["test"] = np.flatnonzero(table.test_rows)
-        pool = np.flatnonzero(~table.test_rows)
-        del shares["test"]
+    given: dict[SplitName, np.ndarray | None] = {"validation": table.validation_rows, "test": table.test_rows}
+    fixed = {name: np.flatnonzero(chosen) for name, chosen in given.items() if chosen is not None}
+    for name, chosen in fixed.items():
+        pool = np.setdiff1d(pool, chosen, assume_unique=True)
+        del shares[name]
     groups = _groups_by_stratum(row_hashes(table.x[pool]), _strata(table.y[pool], table.task))
     rows: dict[SplitName, list[int]] = {name: [] for name in shares}
     for stratum in sorted(groups):
         _deal(groups[stratum], shares, seed, rows)
     dealt = {name: pool[np.array(sorted(chosen), dtype=np.int64)] for name, chosen in rows.items()}
-    return {name: (dealt | fixed)[name] for name in SPLIT_NAMES}
+    divided = dealt | fixed
+    return {name: divided[name] for name in SPLIT_NAMES if name in divided}
 
 
 def check_leakage(splits: Mapping[SplitName, np.ndarray]) -> None:

@@ -12,7 +12,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from tasks.contracts.errors import ModelError
 from tasks.evaluation.onnx_flops import count_flops
+from tasks.evaluation.onnx_zeros import zero_share
 from tasks.evaluation.runtime_session import make_session
+from tasks.models.onnx_codebook import unpack_codebooks
 
 INT8_OPERATORS = frozenset(
     {
@@ -57,6 +59,8 @@ class GraphFacts:
     size_bytes: int
     size_zip_bytes: int
     """After deflate at level 9."""
+    zero_share: float
+    """Share of the weights that is exactly zero, see `onnx_zeros`."""
     int8: Int8Coverage
 
 
@@ -72,6 +76,7 @@ def read_graph_facts(model: bytes, input_shape: tuple[int, ...]) -> GraphFacts:
         flops=count_flops(graph, input_shape),
         size_bytes=len(model),
         size_zip_bytes=len(zlib.compress(model, 9)),
+        zero_share=zero_share(graph),
         int8=measure_int8_coverage(model),
     )
 
@@ -129,8 +134,10 @@ def _layers_by_value(graph: GraphProto) -> dict[str, str]:
 def count_parameters(model: ModelProto) -> int:
     """Count the elements of all weights and biases, in whatever type they are stored.
 
-    Scales and zero points, scalars, and shapes and axes (int64 and bool) are not weights.
+    Scales and zero points, scalars, and shapes and axes (int64 and bool) are not weights. A weight that is
+    stored as a codebook counts as what it decodes to.
     """
+    model = unpack_codebooks(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):

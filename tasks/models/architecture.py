@@ -60,15 +60,23 @@ def build(architecture: Architecture) -> nn.Module:
     return module
 
 
-def completed(architecture: Architecture, input_shape: tuple[int, ...], num_outputs: int) -> Architecture:
-    """Fill in `input_shape` and `num_outputs` where the factory takes them and the plan does not give them.
+def completed(
+    architecture: Architecture, input_shape: tuple[int, ...], num_outputs: int, vocab_size: int | None = None
+) -> Architecture:
+    """Fill in `input_shape`, `num_outputs` and `vocab_size` where the factory takes them and the plan is silent.
+
+    Args:
+        architecture: as the plan gives it.
+        input_shape: shape of one row, without the batch axis.
+        num_outputs: width of the output.
+        vocab_size: number of token ids; None for rows that are no texts.
 
     Raises:
         ModelError: the factory cannot be imported.
     """
     parameters = inspect.signature(_resolve(architecture.factory, "model factory")).parameters
-    known = {"input_shape": list(input_shape), "num_outputs": num_outputs}
-    filled = {name: value for name, value in known.items() if name in parameters}
+    known = {"input_shape": list(input_shape), "num_outputs": num_outputs, "vocab_size": vocab_size}
+    filled = {name: value for name, value in known.items() if name in parameters and value is not None}
     return architecture.model_copy(update={"kwargs": filled | architecture.kwargs})
 
 

@@ -16,8 +16,10 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from tasks.contracts.errors import ModelError
 from tasks.models.architecture import Network
+from tasks.models.onnx_codebook import pack_codebooks
 from tasks.models.onnx_compact import NAMED_OPERATORS, compact
 from tasks.models.parametrizations import without_parametrizations
+from tasks.models.sharing import codebooks_of
 
 OPSET = 21
 """The first opset with 4-bit and 16-bit initializers, so that later stages need not convert the graph."""
@@ -30,7 +32,8 @@ def to_onnx(network: Network, input_shape: tuple[int, ...], input_dtype: str) ->
     """Export `network` as it runs in evaluation mode; equal networks give equal bytes.
 
     Batch norms behind convolutions are folded into them, a mean over height and width becomes a
-    global average pooling (which has an int8 form), and what no runtime needs is taken out.
+    global average pooling (which has an int8 form), shared weights are stored as codebooks and short
+    indices, and what no runtime needs is taken out.
 
     Args:
         network: The network; it is left as it is.
@@ -51,6 +54,8 @@ def to_onnx(network: Network, input_shape: tuple[int, ...], input_dtype: str) ->
     _require_dynamic_batch(exported, factory)
     _pool_instead_of_mean(exported)
     _name_layers(exported)
+    if codebooks := codebooks_of(network.module):
+        exported = pack_codebooks(exported, list(codebooks.values()))
     result = compact(exported)
     try:
         onnx.checker.check_model(result, full_check=True)

@@ -16,6 +16,9 @@ from tasks.reporting.dossier_reading import (
     quality_check,
 )
 
+_FEW_ZEROS = 0.05
+"""Share of zero weights below which they are no news: rounding to int8 makes some of any model's."""
+
 Measured = Evaluation | Timing
 """Eager torch has a timing and no evaluation of its own."""
 
@@ -181,6 +184,8 @@ def _size_rows(table: _Table) -> Iterator[Row]:
     yield table.row("at rest", lambda one: _evaluation(one).size_bytes, figures.bytes_text, note=smaller)
     yield table.row("zipped", lambda one: _evaluation(one).size_zip_bytes, figures.bytes_text, note=smaller)
     yield table.row("parameters", lambda one: _evaluation(one).num_parameters, figures.count)
+    if any(one.zero_share > _FEW_ZEROS for one in table.candidates):
+        yield table.row("zero weights", lambda one: _evaluation(one).zero_share, figures.share)
     yield table.row("operations a row", lambda one: _evaluation(one).flops, figures.operations)
 
 

@@ -118,7 +118,7 @@ def _composition(dossier: RunDossier) -> Composition:
     summary = ""
     if len(classes) <= _MOST_CLASSES:
         rows = tuple(
-            (name, tuple(figures.count(split.composition.get(name, 0)) for _, split in splits)) for name in classes
+            (name, tuple(figures.count(split.composition.get(name)) for _, split in splits)) for name in classes
         )
     else:
         counts = [sum(split.composition.get(name, 0) for _, split in splits) for name in classes]

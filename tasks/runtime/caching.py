@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from prefect.cache_policies import CachePolicy
@@ -25,7 +26,9 @@ from tasks.contracts.value import Value, sha256_hex
 from tasks.runtime.services import connect
 from tasks.runtime.source import source_digest
 
-_ENGINES = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "scikit-learn")
+_ENGINES = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "scikit-learn", "tokenizers")
+
+_OPTIONAL_ENGINES = {"tasks.models.huggingface": "transformers"}
 
 Sources = Callable[[Mapping[str, Any]], list[str]]
 """From a task's inputs to the names of the modules that it executes."""
@@ -33,11 +36,12 @@ Sources = Callable[[Mapping[str, Any]], list[str]]
 
 def stage_key(task_name: str, inputs: Mapping[str, Any], modules: list[str]) -> str:
     """Return the cache key of one stage: `<task name>/<sha256>`."""
+    executed = [*modules, *_named_modules(inputs)]
     document = {
         "task": task_name,
         "inputs": {name: identity(value) for name, value in sorted(inputs.items())},
-        "source": source_digest([*modules, *_named_modules(inputs)]),
-        "engines": _engine_versions(),
+        "source": source_digest(executed),
+        "engines": _engine_versions(tuple(sorted(_OPTIONAL_ENGINES.keys() & set(executed)))),
     }
     return f"{task_name}/{sha256_hex(json.dumps(document, sort_keys=True).encode())}"
 
@@ -86,8 +90,11 @@ def _named_modules(inputs: Mapping[str, Any]) -> list[str]:
 
 
 @cache
-def _engine_versions() -> dict[str, str]:
-    return {name: version(name) for name in _ENGINES}
+def _engine_versions(modules: tuple[str, ...]) -> dict[str, str]:
+    """Return the versions of the engines, and of the optional ones that `modules` rest on."""
+    optional = [_OPTIONAL_ENGINES[module] for module in modules]
+    installed = [name for name in optional if find_spec(name) is not None]  # without it the stage fails with a remedy
+    return {name: version(name) for name in (*_ENGINES, *installed)}
 
 
 class StageCachePolicy(CachePolicy):

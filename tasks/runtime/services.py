@@ -304,7 +304,7 @@ def connect(settings: Settings | None = None) -> Services:
 
     return Services(
         settings=settings,
-        artifacts=LocalArtifacts(root),
+        artifacts=LocalArtifacts(root, settings.store_compression),
         documents=LocalDocuments(root),
         checkpoints=LocalCheckpoints(root),
         records=LocalRecords(root),

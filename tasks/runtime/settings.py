@@ -10,6 +10,8 @@ from typing import Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tasks.contracts.compression import StoreCompression
+
 
 class Settings(BaseSettings):
     """Where everything is. The defaults are embedded engines below one folder."""
@@ -19,6 +21,9 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path(".stillhouse"), description="Folder of all embedded state.")
     project: Path = Field(default=Path(), description="Root of the checkout: data.dvc, data/, plans/.")
     store: Path | None = Field(default=None, description="Artifact and document store. Default: HOME/store.")
+    store_compression: StoreCompression = Field(
+        default="none", description="How new artifacts are stored: none or zstd. Both are read."
+    )
     traffic: Path | None = Field(default=None, description="Prediction log. Default: HOME/traffic.")
     reports: Path | None = Field(default=None, description="HTML reports. Default: HOME/reports.")
     baselines: Path = Field(default=Path("baselines"), description="Pinned baselines, meant for version control.")

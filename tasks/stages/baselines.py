@@ -41,7 +41,8 @@ def find_baseline(place: str, services: Services) -> ModelRef:
     """Bring the model that `place` names into the store and return its identity.
 
     Args:
-        place: Path of a file, `sha256:<digest>`, `models:/<name>@<alias>` or `models:/<name>/<version>`.
+        place: Path of a file or of a Hugging Face model folder, `sha256:<digest>`, `models:/<name>@<alias>`
+            or `models:/<name>/<version>`.
         services: The store and the registry.
 
     Raises:
@@ -53,11 +54,7 @@ def find_baseline(place: str, services: Services) -> ModelRef:
     elif place.startswith("models:/"):
         data = services.artifacts.get(_digest_in_registry(place, services))
     else:
-        path = Path(place) if Path(place).is_absolute() else services.settings.project / place
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ModelError(f"baseline file {path} cannot be read ({error.strerror}); check baseline.load") from error
+        data = _read_place(services.settings.project / Path(place).expanduser())
     try:
         read_recipe(data)
     except ModelError as error:
@@ -76,12 +73,21 @@ def load_baseline(model: ModelRef, data: DatasetRef, stage_key: str) -> StageRes
         import torch
 
         from tasks.models.architecture import Network
+        from tasks.models.huggingface import class_names
 
         blob = connect().artifacts.get(model.digest)
         network = Network.from_bytes(blob)
+        _require_same_classes(class_names(network.module), data)
         rows = torch.from_numpy(context.load_split("calibration").x[:2])
-        with torch.inference_mode():
-            shape = tuple(network.module(rows).shape)
+        try:
+            with torch.inference_mode():
+                shape = tuple(network.module(rows).shape)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"baseline {sha256_hex(blob)[:12]} cannot run on rows {rows.dtype}{list(rows.shape[1:])} of data set "
+                f"{data.name!r} ({error}); load a model for such rows, with the vocabulary of this data set if they "
+                "are texts"
+            ) from error
         if shape != (len(rows), context.num_outputs):
             raise ModelError(
                 f"baseline {sha256_hex(blob)[:12]} gives outputs of shape {shape} for {len(rows)} rows; data set "
@@ -90,6 +96,27 @@ def load_baseline(model: ModelRef, data: DatasetRef, stage_key: str) -> StageRes
         return Applied(model=blob)
 
     return make_model(work, "load", "torch", data, stage_key)
+
+
+def _read_place(path: Path) -> bytes:
+    """Read a torch artifact, or turn a Hugging Face model folder into one."""
+    if path.is_dir():
+        from tasks.models.huggingface import network_from_folder
+
+        return network_from_folder(path).to_bytes()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"baseline file {path} cannot be read ({error.strerror}); check baseline.load") from error
+
+
+def _require_same_classes(declared: tuple[str, ...], data: DatasetRef) -> None:
+    """Refuse a model that names its classes otherwise than the data: its outputs would be read in the wrong order."""
+    if declared and data.class_names and declared != data.class_names:
+        raise ModelError(
+            f"the baseline's classes are {list(declared[:5])}... and those of data set {data.name!r} are "
+            f"{list(data.class_names[:5])}...; write the baseline's classes in its order as dataset.class_names"
+        )
 
 
 def _digest_in_registry(uri: str, services: Services) -> str:

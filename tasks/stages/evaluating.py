@@ -63,6 +63,7 @@ def evaluate_model(
         size_bytes=facts.size_bytes,
         size_zip_bytes=facts.size_zip_bytes,
         int8_coverage=facts.int8.share,
+        zero_share=facts.zero_share,
         ece=expected_calibration_error(outputs, rows.y) if classifies else None,
         flip_rate=flips,
         predictions=artifacts.put(pack_outputs(outputs)),

@@ -6,13 +6,15 @@ import numpy as np
 
 from tasks.adapters.dvc import ensure_data
 from tasks.adapters.expectations import validate
-from tasks.contracts.data import DatasetRef, SplitRef
+from tasks.contracts.data import DatasetRef, SplitName, SplitRef
 from tasks.contracts.errors import DataError
 from tasks.contracts.value import sha256_hex
 from tasks.datasets import Source, materialise_shipped
-from tasks.datasets.revision import file_revision
-from tasks.datasets.source import RawTable, ShippedSource
-from tasks.datasets.splits import check_composition, check_leakage, composition, pack_split, split_rows
+from tasks.datasets.dividing import divide
+from tasks.datasets.revision import joint_revision
+from tasks.datasets.source import ShippedSource
+from tasks.datasets.splits import check_composition, composition, pack_split
+from tasks.datasets.tokenization import encode, vocabulary_size
 from tasks.runtime.documents import record_document
 from tasks.runtime.services import ArtifactStore, DocumentStore, connect
 from tasks.runtime.settings import Settings
@@ -21,7 +23,7 @@ from tasks.runtime.settings import Settings
 def source_revision(source: Source, settings: Settings) -> str:
     """Return the version of the source's rows, as DVC names it; `data/` is restored first if it is missing.
 
-    A file of the user's own, outside the tracked `data/`, is known by its MD5.
+    A file of the user's own, outside the tracked `data/`, is known by its MD5; several by that of their list.
 
     Raises:
         DataError: the file is missing, or `data/` is not what `data.dvc` says.
@@ -30,9 +32,10 @@ def source_revision(source: Source, settings: Settings) -> str:
     path = source.location(settings.project)
     if isinstance(source, ShippedSource):
         return ensure_data(settings, connect(settings).locks, materialise_shipped)
-    if _is_tracked(path, settings):
+    files = (path, *source.other_files(settings.project))
+    if any(_is_tracked(file, settings) for file in files):
         ensure_data(settings, connect(settings).locks, materialise_shipped)
-    return file_revision(path)
+    return joint_revision(files)
 
 
 def prepare_dataset(source: Source, revision: str, seed: int) -> DatasetRef:
@@ -48,17 +51,26 @@ def prepare_dataset(source: Source, revision: str, seed: int) -> DatasetRef:
     table = source.load(services.settings.project)
     _require_revision(source, revision, services.settings)  # the file may have been replaced while it was read
     validate(table, source.name, source.expect, services.settings, services.locks)
-    rows = split_rows(table, source.split, seed)
-    check_leakage({name: table.x[chosen] for name, chosen in rows.items()})
-    compositions = {name: composition(table.y[chosen], table) for name, chosen in rows.items()}
+    parts = divide(table, source.split, seed)
+    compositions: dict[SplitName, dict[str, int]] = {
+        name: composition(part.y, table) for name, part in parts.items() if name != "unlabelled"
+    }
     check_composition(source.name, table.task, compositions)
+    tokenizer = table.make_tokenizer(list(parts["train"].x)) if table.make_tokenizer else None
+    inputs = {name: encode(list(part.x), tokenizer) if tokenizer else part.x for name, part in parts.items()}
     data = DatasetRef(
         name=source.name,
         task=table.task,
         revision=revision,
-        input_shape=table.input_shape,
+        input_shape=inputs["train"].shape[1:],
+        input_dtype="int64" if tokenizer else "float32",
+        tokenizer=services.artifacts.put(tokenizer) if tokenizer else None,
+        vocab_size=vocabulary_size(tokenizer) if tokenizer else None,
         class_names=table.class_names,
-        splits={name: _store_split(services.artifacts, table, rows[name], compositions[name]) for name in rows},
+        splits={
+            name: _store_split(services.artifacts, inputs[name], parts[name].y, compositions.get(name, {}))
+            for name in parts
+        },
     )
     record_dataset(data, services.documents)
     record_dataset(data, services.documents, request_name(source, revision, seed))
@@ -76,9 +88,9 @@ def record_dataset(data: DatasetRef, documents: DocumentStore, name: str | None 
     record_document(documents, name or f"datasets/{data.name}", data.canonical_json())
 
 
-def _store_split(artifacts: ArtifactStore, table: RawTable, rows: np.ndarray, composed: dict[str, int]) -> SplitRef:
-    stored = artifacts.put(pack_split(table.x[rows], table.y[rows]))
-    return SplitRef(digest=stored.digest, size_bytes=stored.size_bytes, num_rows=len(rows), composition=composed)
+def _store_split(artifacts: ArtifactStore, x: np.ndarray, y: np.ndarray, composed: dict[str, int]) -> SplitRef:
+    stored = artifacts.put(pack_split(x, y))
+    return SplitRef(digest=stored.digest, size_bytes=stored.size_bytes, num_rows=len(y), composition=composed)
 
 
 def _require_revision(source: Source, revision: str, settings: Settings) -> None:

@@ -50,6 +50,7 @@ def make_model(
         task=data.task,
         input_shape=data.input_shape,
         num_outputs=data.num_outputs,
+        vocab_size=data.vocab_size,
         seed=seed,
         load_split=lambda split: _load_split(services, data, split),
         load_baseline=load_baseline,

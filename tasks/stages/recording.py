@@ -113,7 +113,11 @@ def _register(
 def signature_of(data: DatasetRef) -> ModelSignature:
     """Return what a model for this data set takes and gives."""
     return ModelSignature(
-        task=data.task, input_shape=data.input_shape, input_dtype=data.input_dtype, class_names=data.class_names
+        task=data.task,
+        input_shape=data.input_shape,
+        input_dtype=data.input_dtype,
+        class_names=data.class_names,
+        vocab_size=data.vocab_size,
     )
 
 

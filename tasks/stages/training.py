@@ -22,7 +22,7 @@ def train_model(model: Architecture, schedule: Schedule, context: StageContext, 
     """
     from tasks.models.architecture import Network, completed
 
-    architecture = completed(model, context.input_shape, context.num_outputs)
+    architecture = completed(model, context.input_shape, context.num_outputs, context.vocab_size)
     network = Network.create(architecture, context.seed)
     loss = label_loss(context.task, schedule.label_smoothing)
     fit(network.module, context.load_split("train"), loss, schedule, context, device=device)

@@ -19,9 +19,31 @@ def _spec(path: str) -> type[TechniqueSpec]:
 
 
 TECHNIQUES: tuple[type[TechniqueSpec], ...] = (
+    _spec("distillation.distill_decoupled:DistillDecoupled"),
+    _spec("distillation.distill_ensemble:DistillEnsemble"),
     _spec("distillation.distill_response:DistillResponse"),
+    _spec("distillation.distill_attention:DistillAttention"),
+    _spec("distillation.distill_data_free:DistillDataFree"),
+    _spec("distillation.distill_features:DistillFeatures"),
+    _spec("distillation.distill_mutual:DistillMutual"),
+    _spec("distillation.distill_relations:DistillRelations"),
+    _spec("distillation.distill_self:DistillSelf"),
+    _spec("factorization.factorize:Factorize"),
     _spec("pruning.prune_channels:PruneChannels"),
+    _spec("pruning.prune_heads:PruneHeads"),
+    _spec("pruning.prune_layers:PruneLayers"),
+    _spec("pruning.prune_two_four:PruneTwoFour"),
+    _spec("pruning.prune_weights:PruneWeights"),
+    _spec("quantization.quantize_auto:QuantizeAuto"),
+    _spec("quantization.quantize_aware:QuantizeAware"),
+    _spec("quantization.quantize_bfloat16:QuantizeBfloat16"),
+    _spec("quantization.quantize_dynamic:QuantizeDynamic"),
+    _spec("quantization.quantize_float16:QuantizeFloat16"),
+    _spec("quantization.quantize_int4:QuantizeInt4"),
+    _spec("quantization.quantize_mixed:QuantizeMixed"),
     _spec("quantization.quantize_static:QuantizeStatic"),
+    _spec("sharing.share_weights:ShareWeights"),
+    _spec("sharing.share_int8_weights:ShareInt8Weights"),
 )
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """Random views of a batch of rows. Dimension legend: B rows, C channels, H height, W width."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -10,6 +11,9 @@ from tasks.contracts.value import Value
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+
+_VIEW_SEED = 0
+"""Of the views that rows have once and for all."""
 
 
 class Augmentation(Value):
@@ -35,10 +39,23 @@ class Augmentation(Value):
         description="Float inputs only: a > 0 blends each row with another, with a share drawn from Beta(a, a).",
     )
 
+    num_views: int = Field(
+        default=0,
+        ge=0,
+        le=4096,
+        description="Above 0, each row has so many views, drawn once, and the epochs take them in turn, so that a "
+        "teacher need not see a view twice; 0 draws new views for ever.",
+    )
+
     @property
     def is_identity(self) -> bool:
         """Whether every row is always seen as it is."""
-        return self == Augmentation()
+        return not (self.shift_pixels or self.flip_horizontal or self.cutout_pixels or self.mixup)
+
+    @property
+    def views_repeat(self) -> bool:
+        """Whether a row is only ever seen in `num_views` ways, or as it is."""
+        return self.is_identity or (self.num_views > 0 and not self.mixup)
 
     def check(self, input_shape: tuple[int, ...]) -> None:
         """Check that rows of `input_shape` can be varied this way.
@@ -55,14 +72,43 @@ class Augmentation(Value):
                 )
         _require_images("flip_horizontal", self.flip_horizontal, input_shape)
 
-    def view(self, inputs: "Tensor", generator: "Generator") -> "Tensor":
-        """Return a random view of each row, drawn from `generator` (a CPU generator on every device)."""
-        if self.shift_pixels:
-            inputs = shifted(inputs, self.shift_pixels, generator)
-        if self.flip_horizontal:
-            inputs = flipped(inputs, generator)
-        if self.cutout_pixels:
-            inputs = cut_out(inputs, self.cutout_pixels, generator)
+    def draw(self, num_views: int, input_shape: Sequence[int], generator: "Generator") -> "Views":
+        """Draw the random choices behind `num_views` views from `generator`, a CPU generator on every device."""
+        import torch
+
+        def whole(high: int) -> "Tensor":
+            return torch.randint(0, high, (num_views,), generator=generator)
+
+        side = self.cutout_pixels
+        return Views(
+            shift_y=whole(2 * self.shift_pixels + 1) if self.shift_pixels else None,
+            shift_x=whole(2 * self.shift_pixels + 1) if self.shift_pixels else None,
+            mirrored=whole(2).bool() if self.flip_horizontal else None,
+            cut=whole(2).bool() if side else None,
+            cut_y=whole(input_shape[1]) - side // 2 if side else None,
+            cut_x=whole(input_shape[2]) - side // 2 if side else None,
+        )
+
+    def fixed_views(self, num_rows: int, input_shape: Sequence[int]) -> "Views | None":
+        """Draw all views of all rows where they repeat; view v of row n is at n * num_views + v. None: they do not.
+
+        They belong to the rows, not to a run: every training shows the same ones, so that a teacher's answers hold
+        for several students.
+        """
+        import torch
+
+        if self.is_identity or not self.num_views:
+            return None
+        return self.draw(num_rows * self.num_views, input_shape, torch.Generator().manual_seed(_VIEW_SEED))
+
+    def view(self, inputs: "Tensor", views: "Views") -> "Tensor":
+        """Return the rows [B, *input_shape] as B drawn views show them."""
+        if views.shift_y is not None and views.shift_x is not None:
+            inputs = shifted(inputs, self.shift_pixels, views.shift_y, views.shift_x)
+        if views.mirrored is not None:
+            inputs = mirrored(inputs, views.mirrored)
+        if views.cut is not None and views.cut_y is not None and views.cut_x is not None:
+            inputs = cut_out(inputs, self.cutout_pixels, views.cut, views.cut_y, views.cut_x)
         return inputs
 
     def mix(self, num_rows: int, generator: "Generator") -> "Mix | None":
@@ -75,6 +121,26 @@ class Augmentation(Value):
         gammas_2 = torch._standard_gamma(torch.full((2,), self.mixup, dtype=torch.float64), generator=generator)
         share = float(gammas_2[0] / gammas_2.sum())
         return Mix(partners=torch.randperm(num_rows, generator=generator), share=max(share, 1 - share))
+
+
+@dataclass(frozen=True)
+class Views:
+    """The random choices behind V views, tensors [V]; None for what is not varied."""
+
+    shift_y: "Tensor | None"
+    """From 0 to twice `shift_pixels`."""
+    shift_x: "Tensor | None"
+    mirrored: "Tensor | None"
+    cut: "Tensor | None"
+    """Whether a square is cut out at all."""
+    cut_y: "Tensor | None"
+    """Top of the square; may lie outside."""
+    cut_x: "Tensor | None"
+
+    def __getitem__(self, places: "Tensor") -> "Views":
+        """Return the views at `places` [B]."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Views(**{name: column if column is None else column[places] for name, column in columns.items()})
 
 
 @dataclass(frozen=True)
@@ -99,36 +165,31 @@ def _require_images(name: str, value: int | bool, input_shape: tuple[int, ...]) 
         )
 
 
-def flipped(images_BCHW: "Tensor", generator: "Generator") -> "Tensor":
-    """Mirror each image left to right with probability one half."""
+def mirrored(images_BCHW: "Tensor", chosen_B: "Tensor") -> "Tensor":
+    """Mirror the chosen images left to right."""
     import torch
 
-    chosen_B = torch.rand(len(images_BCHW), generator=generator) < 0.5
     return torch.where(chosen_B.to(images_BCHW.device)[:, None, None, None], images_BCHW.flip(3), images_BCHW)
 
 
-def cut_out(images_BCHW: "Tensor", side: int, generator: "Generator") -> "Tensor":
-    """Set a square to 0 in each image with probability one half (DeVries & Taylor 2017, arXiv:1708.04552).
-
-    The square's centre is uniform over the image, so that a part of it may lie outside.
-    """
+def cut_out(images_BCHW: "Tensor", side: int, chosen_B: "Tensor", top_B: "Tensor", left_B: "Tensor") -> "Tensor":
+    """Set a square of `side` pixels to 0 in the chosen images (DeVries & Taylor 2017, arXiv:1708.04552)."""
     import torch
 
-    num_rows, _, height, width = images_BCHW.shape
-    chosen_B11 = (torch.rand(num_rows, generator=generator) < 0.5)[:, None, None]
-    top_B11 = torch.randint(0, height, (num_rows, 1, 1), generator=generator) - side // 2
-    left_B11 = torch.randint(0, width, (num_rows, 1, 1), generator=generator) - side // 2
+    height, width = images_BCHW.shape[2:]
     rows_H1, columns_W = torch.arange(height)[:, None], torch.arange(width)
-    inside_BHW = (rows_H1 >= top_B11) & (rows_H1 < top_B11 + side) & (columns_W >= left_B11)
-    hidden_BHW = inside_BHW & (columns_W < left_B11 + side) & chosen_B11
+    top_B11, left_B11 = top_B[:, None, None], left_B[:, None, None]
+    in_rows_BH1 = (rows_H1 >= top_B11) & (rows_H1 < top_B11 + side)
+    in_columns_B1W = (columns_W >= left_B11) & (columns_W < left_B11 + side)
+    hidden_BHW = in_rows_BH1 & in_columns_B1W & chosen_B[:, None, None]
     return images_BCHW.masked_fill(hidden_BHW[:, None].to(images_BCHW.device), 0.0)
 
 
-def shifted(images_BCHW: "Tensor", max_shift: int, generator: "Generator") -> "Tensor":
-    """Move each image by its own whole offset, uniform on [-max_shift, max_shift] per axis, filling with 0.
+def shifted(images_BCHW: "Tensor", max_shift: int, shift_y_B: "Tensor", shift_x_B: "Tensor") -> "Tensor":
+    """Move each image by its own whole offset, filling with 0.
 
     The whole batch is gathered at once from its zero-padded copy: row b, pixel (h, w) is padded
-    pixel (h + dy_b, w + dx_b) with 0 <= dy_b, dx_b <= 2 max_shift.
+    pixel (h + shift_y_b, w + shift_x_b) with 0 <= shift_y_b, shift_x_b <= 2 max_shift.
     """
     import torch
     from torch.nn import functional
@@ -136,9 +197,8 @@ def shifted(images_BCHW: "Tensor", max_shift: int, generator: "Generator") -> "T
     num_rows, num_channels, height, width = images_BCHW.shape
     device = images_BCHW.device
     padded = functional.pad(images_BCHW, (max_shift,) * 4)
-    offsets_2B = torch.randint(0, 2 * max_shift + 1, (2, num_rows), generator=generator).to(device)
-    rows_B1H1 = (offsets_2B[0, :, None] + torch.arange(height, device=device))[:, None, :, None]
-    columns_B11W = (offsets_2B[1, :, None] + torch.arange(width, device=device))[:, None, None, :]
+    rows_B1H1 = (shift_y_B.to(device)[:, None] + torch.arange(height, device=device))[:, None, :, None]
+    columns_B11W = (shift_x_B.to(device)[:, None] + torch.arange(width, device=device))[:, None, None, :]
     batch_B111 = torch.arange(num_rows, device=device)[:, None, None, None]
     channels_1C11 = torch.arange(num_channels, device=device)[None, :, None, None]
     return padded[batch_B111, channels_1C11, rows_B1H1, columns_B11W]

@@ -24,12 +24,12 @@ class TrainBaseline(Value):
 
 
 class LoadBaseline(Value):
-    """Load a trained baseline: a Stillhouse torch model from a file, the store or the registry."""
+    """Load a trained baseline: a file, a Hugging Face model folder, or a model in the store or the registry."""
 
     load: str = Field(
         min_length=1,
-        description="Path of a `.zip`, `sha256:<digest>` in the store, or `models:/<name>@<alias>` or "
-        "`models:/<name>/<version>` in the registry.",
+        description="Path of a `.zip` or of a Hugging Face model folder, `sha256:<digest>` in the store, or "
+        "`models:/<name>@<alias>` or `models:/<name>/<version>` in the registry.",
     )
 
 

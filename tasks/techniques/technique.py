@@ -7,13 +7,13 @@ validated, listed and cached by processes that never load a tensor. Import them 
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 from pydantic import Field
 
 from tasks.contracts.data import SplitName, Task
-from tasks.contracts.model import EpochRecord, ModelFormat
+from tasks.contracts.model import Architecture, EpochRecord, ModelFormat
 from tasks.contracts.value import Value
 
 Invariant = Literal["sparsity", "shared_weights", "low_rank"]
@@ -59,6 +59,8 @@ class StageContext:
     checkpoints: Checkpoints
     report: Callable[[EpochRecord], None]
     """Tells the user, and the stage's history, how an epoch went."""
+    vocab_size: int | None = None
+    """Token ids in `x` lie in [0, vocab_size); None for rows that are no texts."""
     micro_batch_limit: int | None = None
     """Largest batch that fits in memory, known after running out of it; gradients are accumulated."""
 
@@ -91,6 +93,11 @@ class TechniqueSpec(Value):
     """What of an incoming model's invariants survives it, proved by a test. A plan whose chain would lose one is
     refused before any work."""
 
+    example_model: ClassVar[Architecture | None] = None
+    """A tiny network for images [1, 8, 8] and 3 classes that the technique works on, where not any will do."""
+    example_before: ClassVar[tuple[dict[str, Any], ...]] = ()
+    """Techniques, as in a plan, whose outcome it works on, where not any model of its format will do."""
+
     kind: str
     resources: Resources = Resources()
     num_threads: int = Field(
@@ -102,7 +109,10 @@ class TechniqueSpec(Value):
 
     @property
     def planned_epochs(self) -> int:
-        """How many `EpochRecord`s the stage will report; 0 for a technique that does not train."""
+        """How many `EpochRecord`s the stage reports at most; 0 for a technique that does not train.
+
+        Exactly so many, except where what is found on the way makes training unnecessary.
+        """
         return 0
 
     @property

@@ -3,10 +3,11 @@
 Dimension legend: N rows of the split, B rows of a batch, K outputs of the network.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -15,7 +16,7 @@ from tasks.contracts.data import Task
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import EpochRecord
 from tasks.contracts.value import Value
-from tasks.techniques.augmentation import Augmentation
+from tasks.techniques.augmentation import Augmentation, Views
 from tasks.techniques.technique import Arrays, StageContext
 
 if TYPE_CHECKING:
@@ -74,6 +75,13 @@ class Batch:
     """[B], labels of the rows that were blended in; None where nothing was."""
     own_share: float = 1.0
     """Share of each row itself in its blend."""
+    views: "Tensor | None" = None
+    """[B], which of the row's `num_views` views this is; None where each view is new."""
+
+    def part(self, rows: slice) -> "Batch":
+        """Return some of the rows."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: value[rows] if hasattr(value, "shape") else value for name, value in columns.items()})
 
 
 Loss = Callable[["Tensor", Batch], "Tensor"]
@@ -99,6 +107,11 @@ def label_loss(task: Task, label_smoothing: float = 0.0) -> Loss:
         return batch.own_share * own + (1 - batch.own_share) * against(outputs_BK, batch.partner_labels)
 
     return loss
+
+
+def is_labelled(labels_B: "Tensor") -> "Tensor":
+    """Tell for each label whether it is known, [B] bool: the split `unlabelled` has -1, or NaN for regression."""
+    return ~labels_B.isnan() if labels_B.is_floating_point() else labels_B >= 0
 
 
 def device_for(num_gpus: float) -> str:
@@ -155,7 +168,8 @@ def fit(
         optimizer = make_optimizer(module, schedule)
         purpose = f"{schedule.value_digest()}/{len(split.y)}/{first_step}"
         state = TrainingState(module, optimizer, generator, purpose)
-        loop = _Loop(module, inputs, labels_N, loss, schedule, context, optimizer, generator, before_step)
+        views = schedule.augmentation.fixed_views(len(split.y), split.x.shape[1:])
+        loop = _Loop(module, inputs, labels_N, loss, schedule, context, optimizer, generator, before_step, views)
         records = state.restore(context.checkpoints.load())
         for record in records:
             context.report(record)
@@ -224,6 +238,8 @@ class _Loop:
     optimizer: "Optimizer"
     generator: "Generator"
     before_step: Callable[[int, int], None] | None
+    fixed_views: "Views | None" = None
+    """[N * num_views], where the rows have a number of views each; view v of row n is at n * num_views + v."""
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """Show every row once, in a new order, and return the means over the rows."""
@@ -241,7 +257,8 @@ class _Loop:
             sum_loss += loss * len(rows_B)
             sum_score += score
             sum_rate += rate
-        score_metric = _score_metric(self.context.task, sum_score / num_rows)
+        num_labelled = int(is_labelled(self.labels_N).sum())
+        score_metric = _score_metric(self.context.task, sum_score / max(1, num_labelled))
         return {"loss": sum_loss / num_rows, "learning_rate": sum_rate / len(batches), **score_metric}
 
     def _step(self, rows_B: "Tensor", rate: float, epoch: int) -> tuple[float, float]:
@@ -249,7 +266,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss, score = self._accumulate_gradients(self._batch(rows_B))
+        loss, score = self._accumulate_gradients(self._batch(rows_B, epoch))
         if not math.isfinite(loss):
             raise TechniqueError(
                 f"training diverged in epoch {epoch + 1} of {self.schedule.epochs}: the loss is {loss} at learning "
@@ -258,14 +275,20 @@ class _Loop:
         self.optimizer.step()
         return loss, score
 
-    def _batch(self, rows_B: "Tensor") -> Batch:
+    def _batch(self, rows_B: "Tensor", epoch: int) -> Batch:
         """Gather the rows, vary them, and blend them where the augmentation says so."""
         augmentation = self.schedule.augmentation
-        view, labels_B = augmentation.view(self.inputs[rows_B], self.generator), self.labels_N[rows_B]
+        inputs, labels_B, turns_B = self.inputs[rows_B], self.labels_N[rows_B], None
+        if self.fixed_views is not None:
+            turns_B = (rows_B + epoch) % augmentation.num_views
+            views = self.fixed_views[(rows_B * augmentation.num_views + turns_B).cpu()]
+        else:
+            views = augmentation.draw(len(rows_B), inputs.shape[1:], self.generator)
+        inputs = augmentation.view(inputs, views)
         mix = augmentation.mix(len(rows_B), self.generator)
         if mix is None:
-            return Batch(view, labels_B, rows_B)
-        return Batch(mix.blend(view), labels_B, rows_B, labels_B[mix.partners.to(labels_B.device)], mix.share)
+            return Batch(inputs, labels_B, rows_B, views=turns_B)
+        return Batch(mix.blend(inputs), labels_B, rows_B, labels_B[mix.partners.to(labels_B.device)], mix.share)
 
     def _accumulate_gradients(self, batch: Batch) -> tuple[float, float]:
         """Add up the gradient of the batch's mean loss; return that loss and the summed score of the rows.
@@ -298,19 +321,16 @@ def _parts(batch: Batch, limit: int) -> list[Batch]:
     """Split into near-equal parts of at most `limit` rows, but of no fewer than two (batch norm needs two)."""
     num_rows = len(batch.labels)
     num_parts = max(1, min(math.ceil(num_rows / limit), num_rows // 2))
-    partners_B = batch.labels if batch.partner_labels is None else batch.partner_labels
-    columns = (batch.inputs, batch.labels, batch.rows, partners_B)
-    return [
-        Batch(inputs, labels, rows, None if batch.partner_labels is None else partners, batch.own_share)
-        for inputs, labels, rows, partners in zip(*(one.tensor_split(num_parts) for one in columns), strict=True)
-    ]
+    edges = [num_rows * part // num_parts for part in range(num_parts + 1)]
+    return [batch.part(slice(*pair)) for pair in itertools.pairwise(edges)]
 
 
 def _summed_score(outputs_BK: "Tensor", labels_B: "Tensor", task: Task) -> float:
-    """Sum over the rows: 1 for a right class, or the squared error."""
+    """Sum over the labelled rows: 1 for a right class, or the squared error."""
     if task == "classification":
-        return float((outputs_BK.argmax(dim=1) == labels_B).sum())
-    return float((outputs_BK.squeeze(1) - labels_B).square().sum())
+        return float((outputs_BK.argmax(dim=1) == labels_B).sum())  # -1, for unknown, is no class
+    errors_B = outputs_BK.squeeze(1) - labels_B
+    return float(errors_B[is_labelled(labels_B)].square().sum())
 
 
 def _score_metric(task: Task, mean_score: float) -> dict[str, float]:

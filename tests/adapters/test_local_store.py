@@ -61,6 +61,45 @@ def test_put_leaves_nothing_behind_when_the_disk_is_full(tmp_path: Path, monkeyp
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+REPEATING = b"the same weight again and again" * 100
+
+
+def test_put_stores_fewer_bytes_under_the_digest_of_the_raw_ones_when_it_compresses(tmp_path: Path) -> None:
+    store = LocalArtifacts(tmp_path, "zstd")
+    reference = store.put(REPEATING)
+    assert reference == LocalArtifacts(tmp_path / "plain").put(REPEATING)
+    assert (tmp_path / artifact_key(reference.digest)).stat().st_size < len(REPEATING) / 10
+    assert store.get(reference.digest) == REPEATING
+    assert store.contains(reference.digest)
+
+
+def test_get_reads_either_form_when_the_setting_has_changed(tmp_path: Path) -> None:
+    plain, compressing = LocalArtifacts(tmp_path), LocalArtifacts(tmp_path, "zstd")
+    old, new = plain.put(b"old" * 100), compressing.put(b"new" * 100)
+    for store in (plain, compressing):
+        assert store.get(old.digest) == b"old" * 100
+        assert store.get(new.digest) == b"new" * 100
+
+
+def test_put_keeps_a_whole_artifact_as_it_lies_when_the_setting_has_changed(tmp_path: Path) -> None:
+    reference = LocalArtifacts(tmp_path).put(REPEATING)
+    LocalArtifacts(tmp_path, "zstd").put(REPEATING)
+    assert (tmp_path / artifact_key(reference.digest)).read_bytes() == REPEATING
+
+
+@pytest.mark.parametrize("length", [0, 3, 20, -1])
+def test_put_repairs_a_compressed_artifact_when_it_is_truncated(tmp_path: Path, length: int) -> None:
+    store = LocalArtifacts(tmp_path, "zstd")
+    reference = store.put(REPEATING)
+    path = tmp_path / artifact_key(reference.digest)
+    path.write_bytes(path.read_bytes()[:length])
+    assert not store.contains(reference.digest)
+    with pytest.raises(ArtifactCorruptError, match=reference.digest):
+        store.get(reference.digest)
+    store.put(REPEATING)
+    assert store.get(reference.digest) == REPEATING
+
+
 def test_append_refuses_a_version_when_another_writer_was_first(tmp_path: Path) -> None:
     first, second = LocalDocuments(tmp_path), LocalDocuments(tmp_path)
     first.append("routes/digits", b"{}", 0)

@@ -55,6 +55,27 @@ def data(services):
     return ref
 
 
+def test_export_writes_the_tokenizer_beside_the_split_of_a_text_data_set(services, data, tmp_path):
+    tokenizer = services.artifacts.put(b"the tokenizer")
+    ref = data.model_copy(update={"tokenizer": tokenizer, "vocab_size": 30, "input_dtype": "int64"})
+    services.documents.append("datasets/toys", ref.canonical_json(), 1)
+
+    shown = run("export", "toys", "--split", "test", "--out", str(tmp_path / "t.npz")).output
+    report = json.loads(run("export", "toys", "--split", "test", "--out", str(tmp_path / "t.npz"), "--json").output)
+
+    assert (tmp_path / "t.tokenizer.json").read_bytes() == b"the tokenizer"
+    assert "t.tokenizer.json: the tokenizer, 30 tokens" in shown
+    assert report["tokenizer"] == str(tmp_path / "t.tokenizer.json")
+
+
+def test_export_names_the_splits_that_there_are_when_one_is_missing(services, data, tmp_path):
+    splits = {name: split for name, split in data.splits.items() if name != "unlabelled"}
+    services.documents.append("datasets/toys", data.model_copy(update={"splits": splits}).canonical_json(), 1)
+
+    with pytest.raises(DataError, match=r"no split 'unlabelled'; it has train, calibration, validation, test"):
+        run("export", "toys", "--split", "unlabelled", "--out", str(tmp_path / "u.npz"))
+
+
 def test_export_writes_the_split_byte_for_byte(services, data, tmp_path):
     out = tmp_path / "new" / "test.npz"
 

@@ -10,6 +10,7 @@ from tasks.datasets.csv import Csv
 from tasks.datasets.digits import Digits
 from tasks.datasets.npz import Npz
 from tasks.datasets.source import Expectations, ShippedSource, SplitFractions
+from tasks.datasets.text import Text
 
 FIELDS = {
     "digits": {},
@@ -31,7 +32,7 @@ def test_shipped_lists_every_shipped_source_of_the_union():
     members = get_args(get_args(Source)[0])
 
     assert {type(source) for source in SHIPPED} == {member for member in members if issubclass(member, ShippedSource)}
-    assert {Digits, Npz, Csv} == set(members)
+    assert {Digits, Npz, Csv, Text} == set(members)
 
 
 @pytest.mark.parametrize(

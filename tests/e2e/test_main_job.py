@@ -93,3 +93,14 @@ def test_run_says_inconclusive_with_the_rows_needed_when_the_split_is_too_small(
     output = stillhouse.call("run", str(small_plan), "--set", "constraints.max_accuracy_drop=0.001", code=1)
     assert "INCONCLUSIVE" in output
     assert "rows would settle it" in output
+
+
+@pytest.mark.slow
+def test_run_ends_a_chain_at_the_stage_that_breaks_its_early_stop(stillhouse: Any, small_plan: Path) -> None:
+    weak = ("--set", "candidates.student.0.schedule.epochs=1", "--set", "early_stop.max_accuracy_drop=0.05")
+    record = stillhouse.run(small_plan, *weak, code=1)
+
+    (candidate,) = record["candidates"]
+    assert [stage["kind"] for stage in candidate["stages"]] == ["distill_response"]
+    assert candidate["gate"]["verdict"] == "FAIL"
+    assert record["chosen"] is None

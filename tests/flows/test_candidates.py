@@ -1,11 +1,12 @@
 """What becomes of a chain when a stage fails."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from flows.candidates import PendingCandidate, PendingStage
-from tasks.contracts.errors import InfrastructureError, StageFailedError, TechniqueError, WorkerLostError
+from tasks.contracts.errors import BudgetError, InfrastructureError, StageFailedError, TechniqueError, WorkerLostError
 
 
 class Future:
@@ -48,3 +49,16 @@ ERRORS = [WorkerLostError("x"), InfrastructureError("x"), StageFailedError("x"),
 def test_finish_raises_what_is_no_verdict_on_the_candidate(error: Exception) -> None:
     with pytest.raises(type(error)):
         chain("a", error).finish()
+
+
+def test_finish_shows_the_stage_that_broke_the_early_stop_and_none_after_it() -> None:
+    good, broken, never = (PendingStage(Future(name), Future(name), Future(name)) for name in "abc")
+    stages = (
+        replace(good, screened=Future(None)),
+        replace(broken, screened=Future(BudgetError("it lost ten points"))),
+        never,
+    )
+    finished = PendingCandidate("small", stages).finish()
+
+    assert finished.failure == "BudgetError: it lost ten points"
+    assert [one.made for one in finished.stages] == ["a", "b"]

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from flows.candidates import Candidate, Stage
+from flows.candidates import Baseline, Candidate, Stage
 from flows.judging import choose_candidate
-from flows.outcome import Baseline, Judged, Outcome, make_dossier, models_to_time, primary_metric
+from flows.outcome import Judged, Outcome, make_dossier, models_to_time, primary_metric
 from flows.plan import parse_plan
 from tasks.contracts.artifact import ArtifactRef
-from tasks.contracts.data import SPLIT_NAMES, DatasetRef, SplitRef
+from tasks.contracts.data import LABELLED_SPLIT_NAMES, DatasetRef, SplitRef
 from tasks.contracts.evaluation import LatencyQuantiles, Machine, Quality, Timing, TimingTable
 from tasks.contracts.model import ModelRef, StageResult
 from tasks.contracts.run import RegisteredSummary, RolloutStep, RolloutSummary, RunDossier, RunRecord
@@ -20,12 +20,13 @@ from tasks.contracts.verdict import Check, GateReport, StoredGateReport, Verdict
 MODEL = {"digest", "format", "size_bytes"}
 EVALUATION = {
     "split", "num_rows", "metrics", "per_class", "num_parameters", "flops", "size_bytes", "size_zip_bytes",
-    "latency_ms", "throughput_per_s", "peak_memory_bytes", "cold_start_ms", "int8_coverage", "ece", "flip_rate",
+    "latency_ms", "throughput_per_s", "peak_memory_bytes", "cold_start_ms", "int8_coverage", "zero_share", "ece",
+    "flip_rate",
 }  # fmt: skip
 RECORD = {
     "schema", "run_id", "plan", "dataset", "baseline", "candidates", "chosen", "registered", "rollout", "report",
 }  # fmt: skip
-SPLITS = dict(zip(SPLIT_NAMES, (40, 10, 20, 30), strict=True))
+SPLITS = dict(zip(LABELLED_SPLIT_NAMES, (40, 10, 20, 30), strict=True))
 
 
 def digest(text: str) -> str:

@@ -62,6 +62,19 @@ def test_parse_plan_refuses_a_chain_that_goes_back_to_torch() -> None:
     )
 
 
+def test_parse_plan_wants_to_know_what_counts_as_right_when_a_regression_replays_traffic() -> None:
+    table = {"source": "csv", "name": "t", "path": "t.csv", "task": "regression", "target": "y"}
+    with pytest.raises(PlanError, match=r"set it, in the target's unit"):
+        parse_plan(document(dataset=table, rollout={"replay": {}}), "test")
+    parse_plan(document(dataset=table, rollout={"replay": {}, "correct_within": 0.5}), "test")
+    parse_plan(document(dataset=table), "test")
+
+
+def test_parse_plan_replays_no_rows_without_labels() -> None:
+    with pytest.raises(PlanError, match=r"rollout\.replay\.split"):
+        parse_plan(document(rollout={"replay": {"split": "unlabelled"}}), "test")
+
+
 def test_load_plan_applies_overrides_to_nested_values_and_lists(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump(document()))

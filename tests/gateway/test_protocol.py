@@ -52,6 +52,17 @@ def test_parse_keeps_integers_exact_when_the_model_takes_int64():
     assert parsed.inputs.tolist() == [values]
 
 
+@pytest.mark.parametrize("token", [-1, 30, 2**40])
+def test_parse_refuses_a_token_that_the_model_does_not_know(token):
+    signature = TOKENS.model_copy(update={"vocab_size": 30})
+    good = {"inputs": [{"name": "x", "datatype": "INT64", "shape": [2, 3], "data": [0, 29, 1, 2, 3, 4]}]}
+    bad = {"inputs": [{"name": "x", "datatype": "INT64", "shape": [2, 3], "data": [0, 29, 1, 2, 3, token]}]}
+    assert parse(good, signature).inputs.max() == 29
+    with pytest.raises(RequestError, match="token ids from 0 to 29") as refused:
+        parse(bad, signature)
+    assert refused.value.status == 400
+
+
 def test_parse_makes_up_different_ids_when_none_is_given():
     assert parse(request()).request_id != parse(request()).request_id
 

@@ -129,3 +129,74 @@ def test_recipe_modules_names_factory_and_surgeries_once_and_nothing_for_onnx(se
     torch_model = store_model(zipped(architecture=json.dumps(recipe)), "torch")
 
     assert recipe_modules(torch_model, store_model(b"onnx"), torch_model) == ["my.cuts", "my.nets"]
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("bert")
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=8, id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1},
+    )  # fmt: skip
+    transformers.BertForSequenceClassification(config).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def token_rows() -> tuple[np.ndarray, np.ndarray]:
+    """Rows of six tokens; the class is whether the first is below 10."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(1, 20, (64, 6))
+    return x, (x[:, 0] < 10).astype(np.int64)
+
+
+def test_load_baseline_takes_a_hugging_face_folder_that_can_then_be_fine_tuned(
+    outside: Services, store_dataset, bert_folder: Path
+) -> None:
+    import torch
+
+    from tasks.models.architecture import Network
+    from tasks.techniques.technique import Arrays, StageContext
+    from tasks.techniques.training import Schedule, fit, label_loss
+
+    x, y = token_rows()
+    data = store_dataset(x, y, "classification", ("a", "b"))
+
+    made = load_baseline(find_baseline(str(bert_folder), outside), data, "key")
+
+    network = Network.from_bytes(outside.artifacts.get(made.model.digest))
+    context = StageContext(
+        "classification", (6,), 2, 0, lambda _: Arrays(x, y), lambda: b"", Checkpoints(), report=lambda _: None
+    )
+    fit(network.module, Arrays(x, y), label_loss("classification"), Schedule(epochs=15, learning_rate=1e-2), context)
+    rebuilt = Network.from_bytes(network.to_bytes())
+    with torch.no_grad():
+        accuracy = float((rebuilt.module(torch.from_numpy(x)).argmax(1).numpy() == y).mean())
+    assert accuracy > 0.9
+    assert recipe_modules(made.model) == ["tasks.models.huggingface"]
+
+
+def test_load_baseline_refuses_classes_in_another_order(outside: Services, store_dataset, bert_folder: Path) -> None:
+    data = store_dataset(*token_rows(), "classification", ("b", "a"))
+
+    with pytest.raises(ModelError, match=r"the baseline's classes are \['a', 'b'\].*dataset\.class_names"):
+        load_baseline(find_baseline(str(bert_folder), outside), data, "key")
+
+
+def test_load_baseline_refuses_rows_with_tokens_that_the_model_does_not_know(
+    outside: Services, store_dataset, bert_folder: Path
+) -> None:
+    data = store_dataset(np.full((6, 4), 20), np.arange(6) % 2, "classification", ("a", "b"))
+
+    with pytest.raises(ModelError, match=r"cannot run on rows torch\.int64\[4\].*vocabulary"):
+        load_baseline(find_baseline(str(bert_folder), outside), data, "key")
+
+
+class Checkpoints:
+    """Keeps nothing."""
+
+    def save(self, data: bytes) -> None:
+        del data
+
+    def load(self) -> bytes | None:
+        return None

@@ -48,6 +48,7 @@ def test_evaluate_model_equals_what_ten_lines_of_onnxruntime_and_scikit_learn_sa
     assert found.ece is not None
     assert 0 < found.ece < 0.5
     assert (found.num_parameters, found.flops, found.int8_coverage) == (15, 30, 0.0)
+    assert found.zero_share == 12 / 15
     assert (found.size_bytes, found.size_zip_bytes) == (len(blobs[0]), len(zlib.compress(blobs[0], 9)))
     assert (found.split, found.num_rows) == ("test", 301)
     with np.load(io.BytesIO(services.artifacts.get(found.predictions.digest))) as stored:

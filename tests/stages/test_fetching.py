@@ -5,17 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.contracts.data import SPLIT_NAMES, DatasetRef
+from tasks.contracts.data import LABELLED_SPLIT_NAMES, SPLIT_NAMES, DatasetRef
 from tasks.contracts.errors import DataError
 from tasks.datasets.csv import Csv
 from tasks.datasets.digits import Digits
 from tasks.datasets.npz import Npz
 from tasks.datasets.revision import file_revision
 from tasks.datasets.source import Expectations
+from tasks.datasets.text import Text, TextExpectations
+from tasks.datasets.tokenization import encode
 from tasks.runtime.services import connect
 from tasks.runtime.settings import current_settings
 from tasks.stages import fetching
 from tasks.stages.fetching import prepare_dataset, record_dataset, request_name, source_revision
+from tasks.stages.splits import load_split
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -70,9 +73,9 @@ def test_prepare_dataset_gives_all_digits_in_whole_disjoint_splits_from_a_fresh_
     ref = prepare_dataset(Digits(), revision, 0)
 
     assert f"md5: {revision}" in (CHECKOUT / "data.dvc").read_text()
-    assert tuple(ref.splits) == SPLIT_NAMES
+    assert tuple(ref.splits) == LABELLED_SPLIT_NAMES
     assert (ref.name, ref.task, ref.input_shape, ref.revision) == ("digits", "classification", (1, 8, 8), revision)
-    loaded = {split: rows(services, ref, split) for split in SPLIT_NAMES}
+    loaded = {split: rows(services, ref, split) for split in LABELLED_SPLIT_NAMES}
     assert sum(len(x) for x, _ in loaded.values()) == 1797
     assert len({x.tobytes() for xs, _ in loaded.values() for x in xs}) == 1797
     for split, (x, y) in loaded.items():
@@ -115,6 +118,68 @@ def test_prepare_dataset_handles_a_regression_table(services):
     assert (ref.task, ref.input_shape, ref.class_names, ref.num_outputs) == ("regression", (3,), (), 1)
     assert all(list(split.composition) == ["q1", "q2", "q3", "q4"] for split in ref.splits.values())
     assert rows(services, ref, "test")[1].dtype == np.float32
+
+
+def written_texts(services, **fields):
+    """Two intents in 200 texts, and one that occurs in no labelled row."""
+    words = ["lamp", "light", "bulb", "lantern"]
+    lines = [f"{verb} {word} {n},{verb}" for verb in ("on", "off") for word in words for n in range(25)]
+    (services.settings.project / "t.csv").write_text("\n".join(["text,label", *lines]))
+    (services.settings.project / "more.txt").write_text("zebra crossing\n")
+    tokenizer = {"algorithm": "word", "min_frequency": 1, "max_length": 4}
+    return Text.model_validate({"name": "t", "path": "t.csv", "tokenizer": tokenizer} | fields)
+
+
+def test_prepare_dataset_encodes_texts_with_a_tokenizer_that_saw_the_train_split_alone(services):
+    ref = prepared(written_texts(services, unlabelled="more.txt"), services)
+
+    assert (ref.input_shape, ref.input_dtype, ref.class_names) == ((4,), "int64", ("off", "on"))
+    assert tuple(ref.splits) == SPLIT_NAMES
+    tokenizer = services.artifacts.get(ref.tokenizer.digest)
+    x, y = rows(services, ref, "train")
+    assert x.dtype == np.int64
+    assert x.max() == ref.vocab_size - 1
+    assert np.array_equal(x[:, 0] == encode(["on"], tokenizer)[0, 0], ref.class_names.index("on") == y)
+    unlabelled, no_labels = rows(services, ref, "unlabelled")
+    assert unlabelled.tolist() == [[1, 1, 0, 0]], "the tokenizer was not trained on these words"
+    assert no_labels.tolist() == [-1]
+    assert ref.splits["unlabelled"].composition == {}
+
+
+def test_prepare_dataset_gives_texts_the_same_identity_again(services, unvalidated):
+    first, again = (prepared(written_texts(services), services) for _ in range(2))
+    other = prepared(written_texts(services, tokenizer={"vocab_size": 40, "max_length": 4}), services)
+
+    assert first.digest == again.digest != other.digest
+
+
+def test_prepare_dataset_stops_when_a_text_is_blank_or_too_long(services):
+    source = written_texts(services, expect=TextExpectations(max_chars=18))
+    (services.settings.project / "t.csv").write_text(
+        (services.settings.project / "t.csv").read_text() + '\n" ",on\non the lantern please,on'
+    )
+
+    with pytest.raises(DataError, match=r"row_chars, min_value 1.*, max_value 18.*; observed .*\[0, 21\]"):
+        prepared(source, services)
+
+
+def test_source_revision_moves_with_every_file_of_the_data_set(services):
+    source = written_texts(services, unlabelled="more.txt")
+    before = source_revision(source, services.settings)
+
+    (services.settings.project / "more.txt").write_text("other\n")
+
+    assert source_revision(source, services.settings) != before
+    assert source_revision(written_texts(services), services.settings) == file_revision(
+        services.settings.project / "t.csv"
+    )
+
+
+def test_load_split_names_the_remedy_when_there_are_no_unlabelled_rows(services, unvalidated):
+    ref = prepared(written_npz(services), services)
+
+    with pytest.raises(DataError, match=r"no split 'unlabelled'.*split\.unlabelled"):
+        load_split(services.artifacts, ref, "unlabelled")
 
 
 def test_source_revision_moves_with_the_users_file(services):

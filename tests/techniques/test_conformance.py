@@ -45,12 +45,22 @@ def example(spec: Spec) -> TechniqueSpec:
 
 
 @pytest.fixture(scope="module")
-def baseline(images: Arrays, make_context: MakeContext) -> Network:
-    """Return a small network that has learned the striped images."""
+def train(images: Arrays, make_context: MakeContext) -> Callable[[Architecture], Network]:
+    """Return a function that builds a small network and lets it learn the striped images."""
+
+    def learned(architecture: Architecture) -> Network:
+        network = Network.create(architecture, seed=0)
+        fit(network.module, images, label_loss("classification"), Schedule(epochs=10, batch_size=8), make_context())
+        return network
+
+    return learned
+
+
+@pytest.fixture(scope="module")
+def baseline(train: Callable[[Architecture], Network]) -> Network:
+    """Return the network that every technique gets that needs no other."""
     kwargs = {"input_shape": [1, 8, 8], "num_outputs": 3, "width": 8, "blocks": [1, 1]}
-    network = Network.create(Architecture(factory="tasks.models.resnet:resnet", kwargs=kwargs), seed=0)
-    fit(network.module, images, label_loss("classification"), Schedule(epochs=10, batch_size=8), make_context())
-    return network
+    return train(Architecture(factory="tasks.models.resnet:resnet", kwargs=kwargs))
 
 
 @pytest.fixture(scope="module")
@@ -155,10 +165,13 @@ def test_import_of_the_union_loads_no_tensor_library() -> None:
 def test_apply_gives_the_same_loadable_model_twice_and_never_reads_the_test_split(
     spec: Spec,
     incoming: Callable[[ModelFormat], bytes],
+    train: Callable[[Architecture], Network],
     make_context: MakeContext,
     draw_images: Callable[[int, int], Arrays],
 ) -> None:
     technique = example(spec)
+    takes = TypeAdapter(Technique).validate_python(spec.example_before[0]).takes if spec.example_before else spec.takes
+    model = incoming(takes) if spec.example_model is None else train(spec.example_model).to_bytes()
     asked: set[str] = set()
     records: list[EpochRecord] = []
 
@@ -166,15 +179,18 @@ def test_apply_gives_the_same_loadable_model_twice_and_never_reads_the_test_spli
         asked.add(name)
         return draw_images({"train": 48, "calibration": 120, "validation": 30, "test": 30}[name], len(name))
 
-    def apply() -> Applied:
+    def apply(technique: TechniqueSpec, model: bytes) -> Applied:
         context = make_context(
             load_split=load_split, load_baseline=lambda: incoming("torch"), report=records.append
         )  # fmt: skip
-        return technique.apply(incoming(spec.takes), context)
+        return technique.apply(model, context)
 
-    first = apply()
+    for before in spec.example_before:
+        model = apply(TypeAdapter(Technique).validate_python(before), model).model
+    records.clear()
+    first = apply(technique, model)
     assert len(records) == technique.planned_epochs
-    second = apply()
+    second = apply(technique, model)
     assert first.model == second.model
     assert lasting(first.details) == lasting(second.details)
     load(first.model, spec.gives)

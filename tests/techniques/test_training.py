@@ -1,10 +1,12 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import EpochRecord
@@ -331,3 +333,104 @@ def test_fit_ends_bit_identical_on_a_gpu_when_it_was_killed_and_resumed(
     resumed = small_resnet()
     fit(resumed, images, loss, schedule, make_context(checkpoints=context.checkpoints), device="cuda")
     assert_same_weights(whole, resumed)
+
+
+def test_label_loss_blends_the_losses_against_both_labels() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    own, partners = torch.tensor([0, 1]), torch.tensor([1, 1])
+    batch = Batch(torch.zeros(2, 1), own, torch.arange(2), partner_labels=partners, own_share=0.7)
+    loss = label_loss("classification")
+    expected = 0.7 * functional.cross_entropy(logits, own) + 0.3 * functional.cross_entropy(logits, partners)
+    torch.testing.assert_close(loss(logits, batch), expected)
+
+
+class Recorder:
+    """A loss that remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
+        self.batches.append(batch)
+        return label_loss("classification")(outputs, batch)
+
+
+def varied(**augmentation: object) -> Schedule:
+    return Schedule.model_validate({"epochs": 4, "batch_size": 10, "augmentation": augmentation})
+
+
+def test_fit_shows_a_row_only_in_its_fixed_views_and_each_of_them_in_turn(
+    images: Arrays, make_context: MakeContext
+) -> None:
+    recorder = Recorder()
+    fit(small_resnet(), images, recorder, varied(shift_pixels=2, num_views=2), make_context())
+    seen: dict[int, dict[int, set[bytes]]] = {}
+    for batch in recorder.batches:
+        assert batch.views is not None
+        for row, view, pixels in zip(batch.rows.tolist(), batch.views.tolist(), batch.inputs, strict=True):
+            seen.setdefault(row, {}).setdefault(view, set()).add(pixels.numpy().tobytes())
+    assert len(seen) == len(images.y)
+    assert all(views.keys() == {0, 1} and all(len(ways) == 1 for ways in views.values()) for views in seen.values())
+    assert any(views[0] != views[1] for views in seen.values())
+
+
+def test_fit_blends_rows_with_partners_of_their_own_batch(images: Arrays, make_context: MakeContext) -> None:
+    recorder = Recorder()
+    fit(small_resnet(), images, recorder, varied(mixup=1.0), make_context())
+    shares = {batch.own_share for batch in recorder.batches}
+    assert len(shares) > 1
+    batch = next(batch for batch in recorder.batches if batch.own_share < 0.95)
+    assert batch.partner_labels is not None
+    assert sorted(batch.partner_labels.tolist()) == sorted(batch.labels.tolist())
+    assert not np.array_equal(batch.inputs.numpy(), images.x[batch.rows.numpy()])
+
+
+@pytest.mark.parametrize("augmentation", [{"mixup": 0.5}, {"shift_pixels": 1, "num_views": 3}], ids=["mixup", "views"])
+def test_fit_gives_the_same_weights_when_it_is_killed_and_goes_on_with(
+    augmentation: dict[str, object], images: Arrays, make_context: MakeContext
+) -> None:
+    schedule = Schedule.model_validate(
+        {"epochs": 4, "batch_size": 10, "checkpoint_every": 1} | {"augmentation": augmentation}
+    )
+    whole, resumed = small_resnet(), small_resnet()
+    fit(whole, images, label_loss("classification"), schedule, make_context())
+    context = make_context()
+
+    def killed_in_epoch_3(record: EpochRecord) -> None:
+        if record.step == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        fit(resumed, images, label_loss("classification"), schedule, replace(context, report=killed_in_epoch_3))
+    resumed = small_resnet()
+    fit(resumed, images, label_loss("classification"), schedule, context)
+    assert_same_weights(whole, resumed)
+
+
+def test_fit_calls_before_step_once_for_every_step_of_the_whole_training(
+    images: Arrays, make_context: MakeContext
+) -> None:
+    calls: list[tuple[int, int]] = []
+    schedule = Schedule(epochs=3, batch_size=20)
+    loss = label_loss("classification")
+    fit(small_resnet(), images, loss, schedule, make_context(), before_step=lambda *step: calls.append(step))
+    assert calls == [(step, 9) for step in range(9)]  # 42 rows in batches of 20
+
+
+def test_fit_learns_the_same_to_rounding_and_gives_plain_weights_with_channels_last(
+    images: Arrays, make_context: MakeContext
+) -> None:
+    plain, last = small_resnet(), small_resnet()
+    schedule = Schedule(epochs=1, batch_size=20)
+    fit(plain, images, label_loss("classification"), schedule, make_context())
+    schedule = Schedule(epochs=1, batch_size=20, channels_last=True)
+    fit(last, images, label_loss("classification"), schedule, make_context())
+    for name, tensor in last.state_dict().items():
+        torch.testing.assert_close(tensor, plain.state_dict()[name], rtol=1e-2, atol=1e-3)
+        assert tensor.is_contiguous(), name
+
+
+def test_fit_refuses_channels_last_when_the_rows_are_no_images(make_context: MakeContext) -> None:
+    rows = Arrays(np.zeros((4, 3), np.float32), np.zeros(4, np.int64))
+    with pytest.raises(TechniqueError, match="channels_last needs images"):
+        fit(nn.Linear(3, 3), rows, label_loss("classification"), Schedule(channels_last=True), make_context())

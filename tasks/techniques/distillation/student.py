@@ -35,7 +35,9 @@ def make_student(student: Architecture | None, model: bytes, context: StageConte
     if student is None:
         network = Network.from_bytes(model)
     else:
-        network = Network.create(completed(student, context.input_shape, context.num_outputs), context.seed)
+        network = Network.create(
+            completed(student, context.input_shape, context.num_outputs, context.vocab_size), context.seed
+        )
     example = torch.from_numpy(context.load_split("calibration").x[:2])
     shape = tuple(outputs_of(network.module, example, 2).shape[1:])
     if shape != (context.num_outputs,):
@@ -57,7 +59,10 @@ def student_facts(teacher: Teacher, student: "nn.Module", context: StageContext)
         "student_share": share,
     }
     if share < _SMALL_STUDENT:
-        facts["warning"] = f"the student has {share:.1%} of the teacher's parameters; below 10 % accuracy often suffers"
+        facts["warning"] = (
+            f"the student has {share:.1%} of the teacher's parameters; below 10 % accuracy often suffers: "
+            "teach it inner features too (distill_features)"
+        )
     elif share > _LARGE_STUDENT:
         facts["warning"] = f"the student has {share:.0%} of the teacher's parameters; above 50 % little is gained"
     return facts

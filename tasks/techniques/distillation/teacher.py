@@ -4,7 +4,7 @@ Dimension legend: N rows of a split, B rows of a batch, K outputs.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.contracts.errors import TechniqueError
 from tasks.techniques.technique import StageContext
@@ -42,26 +42,51 @@ def verified_teacher(model: bytes, context: StageContext, floor: float, device: 
     Raises:
         TechniqueError: the score is below `floor`, or no better than a constant guess.
     """
+    from tasks.models.architecture import Network
+
+    return verified(Network.from_bytes(model).module, context, floor, device)
+
+
+def verified(module: "nn.Module", context: StageContext, floor: float, device: str) -> Teacher:
+    """Freeze a module as the teacher, in place, or refuse it; as `verified_teacher`.
+
+    Raises:
+        TechniqueError: the score is below `floor`, or no better than a constant guess.
+    """
+    module = module.to(device).eval().requires_grad_(False)
+    score, guess, num_rows = calibration_score(module, context, device)
+    if score <= guess or score < floor:
+        name = "accuracy" if context.task == "classification" else "R2"
+        raise TechniqueError(
+            f"the teacher's {name} on the {num_rows} calibration rows is {score:.4f}; distillation needs "
+            f"at least teacher_floor={floor:g} and more than the {guess:.4f} of a constant guess. "
+            "Train the teacher longer, or lower teacher_floor"
+        )
+    return Teacher(module, score)
+
+
+class Score(NamedTuple):
+    """How good a network is on the calibration split."""
+
+    value: float
+    """Accuracy, or R2 for regression."""
+    guess: float
+    """The same of the best constant answer."""
+    num_rows: int
+
+
+def calibration_score(module: "nn.Module", context: StageContext, device: str) -> Score:
+    """Run a network that is on `device` over the calibration split."""
     import torch
 
-    from tasks.models.architecture import Network
     from tasks.techniques.inference import outputs_of
 
-    module = Network.from_bytes(model).module.to(device).eval().requires_grad_(False)
     split = context.load_split("calibration")
     inputs, labels_N = torch.from_numpy(split.x).to(device), torch.from_numpy(split.y).to(device)
     outputs_NK = outputs_of(module, inputs, context.micro_batch_limit or INFERENCE_BATCH)
     if context.task == "classification":
-        name, score, guess = "accuracy", _accuracy(outputs_NK, labels_N), _largest_share(labels_N)
-    else:
-        name, score, guess = "R2", _r2(outputs_NK, labels_N), 0.0
-    if score <= guess or score < floor:
-        raise TechniqueError(
-            f"the teacher's {name} on the {len(split.y)} calibration rows is {score:.4f}; distillation needs "
-            f"at least teacher_floor={floor:g} and more than the {guess:.4f} of a constant guess. "
-            "Train the baseline longer, or lower teacher_floor"
-        )
-    return Teacher(module, score)
+        return Score(_accuracy(outputs_NK, labels_N), _largest_share(labels_N), len(split.y))
+    return Score(_r2(outputs_NK, labels_N), 0.0, len(split.y))
 
 
 def _accuracy(outputs_NK: "Tensor", labels_N: "Tensor") -> float:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor, fx
 
 from tasks.techniques.pruning.coupling import Channels, Coupling
@@ -15,21 +14,46 @@ class CannotFollow(Exception):  # noqa: N818 - a turn of the road, not an error
 
 
 @dataclass(frozen=True)
+class ChannelAxis:
+    """The channels of a tensor. One axis of a tensor is followed at most; the others keep their sizes."""
+
+    channels: Channels
+    axis: int
+    """Counted from 0; never 0 itself, which is the batch."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pieces that a tensor was cut into."""
+
+    pieces: tuple[ChannelAxis, ...]
+
+
+@dataclass(frozen=True)
 class ShapeOf:
     """The shape of a tensor with these channels, as the forward pass computes with it."""
 
-    channels: Channels
+    source: ChannelAxis
 
 
 @dataclass(frozen=True)
 class CountOf:
     """The number of these channels, as the forward pass computes with it."""
 
-    channels: Channels
+    source: ChannelAxis
 
 
-Followed = Channels | ShapeOf | CountOf | None
-"""What is known of a value: the channels on axis 1 of a tensor, or None for what has no prunable channel."""
+Followed = ChannelAxis | Parts | ShapeOf | CountOf | None
+"""What is known of a value; None for what has no prunable channel."""
+
+
+def channels_in(followed: Followed) -> tuple[Channels, ...]:
+    """Return all channels that the value carries or counts."""
+    if followed is None:
+        return ()
+    if isinstance(followed, Parts):
+        return tuple(piece.channels for piece in followed.pieces)
+    return (followed.channels if isinstance(followed, ChannelAxis) else followed.source.channels,)
 
 
 @dataclass(frozen=True)
@@ -49,24 +73,29 @@ class Call:
             return self.node.args[position]
         return self.node.kwargs.get(name, default)
 
-    def source(self) -> tuple[Tensor, Channels]:
+    def source(self) -> tuple[Tensor, ChannelAxis]:
         """Return the first argument, a tensor whose channels are followed."""
         node = self.argument(0, "input")
-        channels = self.followed[node] if isinstance(node, fx.Node) else None
-        if not isinstance(channels, np.ndarray):
+        followed = self.followed[node] if isinstance(node, fx.Node) else None
+        if not isinstance(followed, ChannelAxis):
             raise CannotFollow("is used in an unknown way")
-        return self.values[node], channels
+        return self.values[node], followed
 
-    def arriving(self) -> Channels:
-        """Return the channels of the first argument, frozen ones if it is a fixed tensor."""
-        return self.channels_of(self.argument(0, "input"))
+    def arriving(self, axis: int) -> Channels:
+        """Return the channels on this axis of the first argument, frozen ones if it is a fixed tensor."""
+        return self.channels_of(self.argument(0, "input"), axis)
 
-    def channels_of(self, node: fx.Node) -> Channels:
-        """Return the channels of an input, frozen ones if it is a fixed tensor."""
-        channels = self.followed[node]
-        if isinstance(channels, np.ndarray):
-            return channels
-        return self.coupling.frozen_channels(self.values[node].shape[1], "comes from a fixed tensor")
+    def channels_of(self, node: fx.Node, axis: int) -> Channels:
+        """Return the channels on this axis of an input, frozen ones if it is a fixed tensor."""
+        followed = self.followed[node]
+        axis %= self.values[node].ndim
+        if followed is None:
+            return self.coupling.frozen_channels(self.values[node].shape[axis], "comes from a fixed tensor")
+        if not isinstance(followed, ChannelAxis):
+            raise CannotFollow("is used in an unknown way")
+        if followed.axis != axis:
+            raise CannotFollow("takes its channels from another axis")
+        return followed.channels
 
     def tensor_result(self) -> Tensor:
         """Return the result, which must be a tensor with an axis 1."""

@@ -5,7 +5,7 @@ ties atoms together (a residual add) or freezes them (the network's output). Eac
 is one prunable unit; classes that touch the same layers in the same way form a `Group`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -125,7 +125,7 @@ def _group(units: Sequence[Places], reason: str | None) -> Group:
     return Group(tuple(members), reason)
 
 
-def channels_to_keep(groups: Iterable[Group], kept: dict[GroupKey, Channels]) -> dict[str, dict[str, list[int]]]:
+def channels_to_keep(groups: Iterable[Group], kept: Mapping[GroupKey, Channels]) -> dict[str, dict[str, list[int]]]:
     """Translate kept units into the channels that each touched layer keeps: the argument of `keep_channels`.
 
     Args:

@@ -1,4 +1,7 @@
-"""How much each unit of a group contributes. A criterion sees tensors only and knows nothing of graphs."""
+"""How much each unit of a group contributes. A criterion sees tensors only and knows nothing of graphs.
+
+Dimension legend: G units of a group, S batches of rows that gradients were taken of.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +15,26 @@ from tasks.techniques.pruning.coupling import Group
 
 @dataclass(frozen=True)
 class GroupTensors:
-    """What belongs to the G units of a group, one tensor for each layer. Criteria to come add what they need."""
+    """What belongs to the G units of a group, one tensor for each layer; float64 on the CPU."""
 
     weights: tuple[Tensor, ...]
     """[G, n], the n weights of a layer that make each unit."""
     norm_scales: tuple[Tensor, ...]
-    """[G, m], the scales of an affine batch norm that each unit passes."""
+    """[G, m], the scales of an affine norm that each unit passes."""
+
+
+@dataclass(frozen=True)
+class UnitGradients:
+    """What the loss says of the G units of a group, from the weights w that read them and their gradients g.
+
+    All that a unit does, it does through the weights that read it; the sum of w g over them is the
+    gradient by a gate on the unit (Molchanov et al. 2019), whatever norm or activation comes before.
+    """
+
+    slopes: Tensor
+    """[S, G], the sum of w g over the weights that read a unit, for each batch."""
+    curvatures: Tensor
+    """[G], the sum of w^2 F over the weights that read a unit; F is the mean of g^2 over the batches."""
 
 
 Importance = Callable[[GroupTensors], Tensor]
@@ -35,18 +52,37 @@ def l2(tensors: GroupTensors) -> Tensor:
 
 
 def bn_scale(tensors: GroupTensors) -> Tensor:
-    """Mean absolute scale of the batch norms that the unit passes (Liu et al. 2017, arXiv:1708.06519)."""
+    """Mean absolute scale of the norms that the unit passes (Liu et al. 2017, arXiv:1708.06519)."""
     return torch.cat(tensors.norm_scales, dim=1).abs().mean(dim=1)
 
 
+def taylor(gradients: UnitGradients) -> Tensor:
+    """(sum of w g)^2, the mean over the batches (Molchanov et al. 2019, arXiv:1906.10771, equation 8).
+
+    It is the squared first-order change of the loss when the unit is taken away.
+    """
+    return gradients.slopes.square().mean(dim=0)
+
+
+def hessian(gradients: UnitGradients) -> Tensor:
+    """Half the sum of F w^2, the second-order rise of the loss (LeCun et al. 1990, Optimal Brain Damage).
+
+    The empirical Fisher information F stands for the Hessian's diagonal (Theis et al. 2018, arXiv:1801.05787).
+    """
+    return gradients.curvatures / 2
+
+
 CRITERIA: dict[str, Importance] = {"l1": l1, "l2": l2, "bn_scale": bn_scale}
+"""Those that look at the weights alone."""
+GRADIENT_CRITERIA: dict[str, Callable[[UnitGradients], Tensor]] = {"taylor": taylor, "hessian": hessian}
+"""Those that need rows and a loss. Their scores are in units of the loss and compare across layers."""
 
 
 def group_scores(module: nn.Module, group: Group, criterion: str) -> Tensor:
-    """Return the scores [G] of a group's units, float64 on the CPU.
+    """Return the scores [G] of a group's units by a criterion of `CRITERIA`, float64 on the CPU.
 
     Raises:
-        TechniqueError: the criterion is `bn_scale` and no affine batch norm follows the layer.
+        TechniqueError: the criterion is `bn_scale` and no affine norm follows the layer.
     """
     tensors = group_tensors(module, group)
     if criterion == "bn_scale" and not tensors.norm_scales:

@@ -10,20 +10,24 @@ from torch import Tensor, fx, nn
 
 from tasks.contracts.errors import TechniqueError
 from tasks.techniques.pruning.coupling import Coupling, Group
+from tasks.techniques.pruning.layers import makes_channels
 from tasks.techniques.pruning.propagation import ChannelPropagation
 
 
-def channel_groups(module: nn.Module, example: Tensor, ignore: Sequence[str] = ()) -> tuple[Group, ...]:
+def channel_groups(
+    module: nn.Module, example: Tensor, ignore: Sequence[str] = (), targets: Sequence[str] = ("*",)
+) -> tuple[Group, ...]:
     """Find the groups of channels that can only be removed together.
 
-    A convolution or linear layer that `ignore` matches keeps its outputs. Any other module that it
-    matches is not looked into, and what enters and leaves it keeps its width. The same happens to
-    everything that cannot be followed, with the reason in `Group.reason`.
+    A convolution or linear layer that `ignore` matches, or no target does, keeps its outputs. Any other
+    module that `ignore` matches is not looked into, and what enters and leaves it keeps its width. The
+    same happens to everything that cannot be followed, with the reason in `Group.reason`.
 
     Args:
         module: the network; it is not changed.
         example: [B, *input_shape] with B >= 2, of the dtype that the network takes.
         ignore: globs of module paths, such as `stages.0.*`; a `*` also matches dots.
+        targets: globs of the paths of convolutions and linear layers; the others keep their outputs.
 
     Returns:
         All groups, prunable or not. Together they hold each channel of each followed layer once.
@@ -31,23 +35,30 @@ def channel_groups(module: nn.Module, example: Tensor, ignore: Sequence[str] = (
     Raises:
         TechniqueError: the forward pass cannot be traced, or a glob matches no module.
     """
-    ignored = _matching(module, ignore)
+    ignored = _matching(module, "ignore", ignore)
+    targeted = _matching(module, "targets", targets)
+    whole = {path: f"{path} is ignored" for path in ignored} | {
+        path: f"{path} is no target"
+        for path, layer in module.named_modules()
+        if makes_channels(layer) and path not in ignored | targeted
+    }
     module = copy.deepcopy(module)
     coupling = Coupling()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for training in (False, True):  # drop-path and auxiliary heads take another way while training
             graph = _trace(module.train(training), ignored)
-            ChannelPropagation(module.eval(), graph, ignored, coupling).run(example)
+            ChannelPropagation(module.eval(), graph, coupling, ignored=ignored, whole=whole).run(example)
     return coupling.groups()
 
 
-def _matching(module: nn.Module, ignore: Sequence[str]) -> frozenset[str]:
+def _matching(module: nn.Module, role: str, globs: Sequence[str]) -> frozenset[str]:
     """Return the paths that any glob matches; each glob must match one."""
-    paths = [path for path, _ in module.named_modules() if path]
-    for pattern in ignore:
+    paths = [path for path, _ in module.named_modules()]
+    for pattern in globs:
         if not any(fnmatchcase(path, pattern) for path in paths):
-            raise TechniqueError(f"ignore={pattern!r} matches no module of {type(module).__name__}; it has {paths}")
-    return frozenset(path for path in paths if any(fnmatchcase(path, pattern) for pattern in ignore))
+            found = [path for path in paths if path]
+            raise TechniqueError(f"{role}={pattern!r} matches no module of {type(module).__name__}; it has {found}")
+    return frozenset(path for path in paths if any(fnmatchcase(path, pattern) for pattern in globs))
 
 
 class _Tracer(fx.Tracer):

@@ -1,20 +1,28 @@
-"""What torch's layers do to the channels on axis 1, and which layers a group can shrink."""
+"""What torch's layers do to the channels of their inputs, and which layers a group can shrink."""
 
-from typing import cast
+from typing import get_args
 
+import numpy as np
 from torch import nn
+from torch.nn.utils import parametrize
 
-from tasks.techniques.pruning.calls import Call, CannotFollow, Followed, Rule
+from tasks.techniques.pruning.calls import Call, CannotFollow, ChannelAxis, Followed, Rule
 from tasks.techniques.pruning.coupling import Channels, Coupling
-from tasks.techniques.pruning.operations import elementwise, flattening, per_channel, pooling
+from tasks.techniques.pruning.masks import only_masked
+from tasks.techniques.pruning.operations import elementwise, normalising, padding, per_channel, pooling
+from tasks.techniques.pruning.reshaping import flattening
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Producer = nn.Linear | Convolution
-Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+FeatureNorm = (
+    nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
+)
+Norm = FeatureNorm | nn.GroupNorm
+"""Layers with statistics, scale and shift for each channel or each group of channels on axis 1."""
 
-_NUM_SPATIAL: dict[type[nn.Module], int] = {nn.Linear: 0, nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
-"""How many axes follow the channels in the inputs of each layer that makes channels."""
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_NUM_SPATIAL: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+"""How many axes follow the channels in the inputs of each convolution."""
+_SHRINKABLE = {*get_args(Producer), *get_args(Norm)}
 _STATE_NAMES = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
 _ELEMENTWISE = (
@@ -27,6 +35,11 @@ _POOLING = (
     (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d),
     (nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveMaxPool3d, nn.AdaptiveAvgPool3d),
 )
+_PADDING = (
+    *(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d),
+    *(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d),
+    *(nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d),
+)
 _RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys(_ELEMENTWISE, elementwise),
     **{kind: pooling(num) for num, kinds in enumerate(_POOLING, start=1) for kind in kinds},
@@ -35,19 +48,29 @@ _RULES: dict[type[nn.Module], Rule] = {
 
 
 def can_shrink(layer: nn.Module) -> bool:
-    """Tell whether the layer has the parts that torch gave it and no others.
+    """Tell whether the layer has the parts that torch gave it, or masks over them, and no others.
 
     Rules hold for exact types: a subclass may compute anything. Hooks and reparametrizations (weight
-    norm, masks) do so too.
+    norm) do so too.
     """
-    known = type(layer) in _NUM_SPATIAL or type(layer) in _NORMS
+    known = parametrize.type_before_parametrizations(layer) in _SHRINKABLE
     hooked = layer._forward_hooks or layer._forward_pre_hooks
-    return known and not hooked and {*layer._parameters, *layer._buffers} <= _STATE_NAMES
+    return known and not hooked and only_masked(layer) and {*layer._parameters, *layer._buffers} <= _STATE_NAMES
 
 
-def follow_shrinkable(call: Call, layer: nn.Module, path: str) -> Channels:
+def makes_channels(layer: nn.Module) -> bool:
+    """Tell whether the layer has weights that make new channels."""
+    return isinstance(layer, Producer)
+
+
+def follow_shrinkable(call: Call, layer: nn.Module, path: str) -> ChannelAxis:
     """Bind the axes of a layer that `can_shrink` to the channels that reach it, and return those that leave it."""
-    return _norm(call, layer, path) if isinstance(layer, _NORMS) else _producer(call, cast(Producer, layer), path)
+    if isinstance(layer, Norm):
+        return _norm(call, layer, path)
+    if isinstance(layer, nn.Linear):
+        return _linear(call, layer, path)
+    assert isinstance(layer, Convolution), "nothing else makes channels"
+    return _convolution(call, layer, path)
 
 
 def follow_fixed(call: Call, layer: nn.Module) -> Followed:
@@ -60,24 +83,41 @@ def follow_fixed(call: Call, layer: nn.Module) -> Followed:
         return flattening(call, layer.start_dim, layer.end_dim)
     if type(layer) is nn.PReLU and layer.num_parameters == 1:
         return elementwise(call)
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        return normalising(call, range(-len(layer.normalized_shape), 0))
+    if type(layer) in (nn.Softmax, nn.LogSoftmax) and isinstance(layer.dim, int):
+        return normalising(call, [layer.dim])
+    if isinstance(layer, _PADDING):
+        return padding(call, layer.padding, "constant" if hasattr(layer, "value") else "other")
     if type(layer) not in _RULES:
         raise CannotFollow("has no rule")
     return _RULES[type(layer)](call)
 
 
-def _norm(call: Call, layer: nn.Module, path: str) -> Channels:
-    return call.coupling.bind(path, "norm", call.arriving())
+def _norm(call: Call, layer: Norm, path: str) -> ChannelAxis:
+    arriving = call.coupling.bind(path, "norm", call.arriving(1))
+    if isinstance(layer, nn.GroupNorm):  # statistics are of a whole group: it stays or goes
+        for group in arriving.reshape(layer.num_groups, -1):
+            call.coupling.tie(group, np.repeat(group[:1], len(group)))
+    return ChannelAxis(arriving, 1)
 
 
-def _producer(call: Call, layer: Producer, path: str) -> Channels:
-    arriving = call.arriving()
-    if call.values[call.argument(0, "input")].ndim != _NUM_SPATIAL[type(layer)] + 2:
-        raise CannotFollow("takes its channels from another axis than 1")
+def _linear(call: Call, layer: nn.Linear, path: str) -> ChannelAxis:
+    last = call.values[call.argument(0, "input")].ndim - 1
+    if last == 0:
+        raise CannotFollow("takes rows one by one")
+    call.coupling.bind(path, "in", call.arriving(last))
+    return ChannelAxis(call.coupling.bind(path, "out", call.coupling.new_channels(layer.out_features)), last)
+
+
+def _convolution(call: Call, layer: Convolution, path: str) -> ChannelAxis:
+    if call.values[call.argument(0, "input")].ndim != _NUM_SPATIAL[parametrize.type_before_parametrizations(layer)] + 2:
+        raise CannotFollow("takes its channels from another axis")
+    arriving = call.arriving(1)
     call.coupling.bind(path, "in", arriving)
-    leaving = call.coupling.bind(path, "out", call.coupling.new_channels(layer.weight.shape[0]))
-    if not isinstance(layer, nn.Linear):
-        _tie_convolution_groups(call.coupling, layer.groups, arriving, leaving)
-    return leaving
+    leaving = call.coupling.bind(path, "out", call.coupling.new_channels(layer.out_channels))
+    _tie_convolution_groups(call.coupling, layer.groups, arriving, leaving)
+    return ChannelAxis(leaving, 1)
 
 
 def _tie_convolution_groups(coupling: Coupling, num_groups: int, arriving: Channels, leaving: Channels) -> None:

@@ -1,7 +1,7 @@
-"""What functions and tensor methods do to the channels on axis 1. Channels are followed on that axis only."""
+"""What functions and tensor methods do to the channels of their inputs."""
 
-import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,154 +9,144 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from tasks.techniques.pruning.calls import Call, CannotFollow, CountOf, Followed, Rule, ShapeOf
+from tasks.techniques.pruning import reshaping
+from tasks.techniques.pruning.calls import Call, CannotFollow, ChannelAxis, Parts, Rule
 from tasks.techniques.pruning.coupling import Channels
 
 
-def elementwise(call: Call) -> Channels:
+def elementwise(call: Call) -> ChannelAxis:
     """Tie the channels of all inputs; what is broadcast over the channels must stay as it is."""
     result = call.tensor_result()
-    arrived: list[Channels] = []
+    arrived: list[ChannelAxis] = []
+    others: list[Tensor] = []
     for node in call.node.all_input_nodes:
-        value, channels = call.values[node], call.followed[node]
-        if isinstance(channels, ShapeOf | CountOf):
+        value, followed = call.values[node], call.followed[node]
+        if followed is None:
+            others.append(value)
+            continue
+        if not isinstance(followed, ChannelAxis):
             raise CannotFollow("computes with the number of channels")
-        if channels is None:
-            _require_same_for_all_channels(value, result)
-        elif value.ndim != result.ndim:
-            raise CannotFollow("moves the channels to another axis")
-        elif value.shape[1] == result.shape[1]:
-            arrived.append(channels)
+        axis = followed.axis + result.ndim - value.ndim
+        if value.shape[followed.axis] == result.shape[axis]:
+            arrived.append(ChannelAxis(followed.channels, axis))
         else:
-            call.coupling.freeze(channels, f"is broadcast over other channels by {call.node.name}")
-    if not arrived:
-        raise CannotFollow("broadcasts one channel to many")
-    for channels in arrived[1:]:
-        call.coupling.tie(arrived[0], channels)
+            call.coupling.freeze(followed.channels, f"is broadcast over other channels by {call.node.name}")
+            others.append(value)
+    if len({source.axis for source in arrived}) != 1:
+        raise CannotFollow("meets channels on two axes" if arrived else "broadcasts one channel to many")
+    for value in others:
+        _require_same_for_all_channels(value, result, arrived[0].axis)
+    for source in arrived[1:]:
+        call.coupling.tie(arrived[0].channels, source.channels)
     return arrived[0]
 
 
-def _require_same_for_all_channels(value: Any, result: Tensor) -> None:
-    """Check that a fixed value fits any number of channels."""
+def _require_same_for_all_channels(value: Any, result: Tensor, axis: int) -> None:
+    """Check that a fixed value fits any number of channels on this axis of the result."""
     if isinstance(value, Tensor):
-        axis = 1 - (result.ndim - value.ndim)
-        if axis >= 0 and value.shape[axis] != 1:
+        own_axis = axis - (result.ndim - value.ndim)
+        if own_axis >= 0 and value.shape[own_axis] != 1:
             raise CannotFollow("meets a fixed tensor with a value for each channel")
 
 
-def per_channel(call: Call) -> Channels:
-    """Each channel of the result comes from the same channel of the only input."""
-    tensor, channels = call.source()
-    if call.tensor_result().shape[:2] != tensor.shape[:2]:
+def per_channel(call: Call) -> ChannelAxis:
+    """Each channel of the result comes from the same channel of the only input, on axis 1."""
+    tensor, source = call.source()
+    if source.axis != 1 or call.tensor_result().shape[:2] != tensor.shape[:2]:
         raise CannotFollow("changes the number of channels")
-    return channels
+    return source
 
 
 def pooling(num_spatial: int) -> Rule:
     """Return the rule of a pooling over `num_spatial` axes; with fewer axes torch takes axis 0 for the channels."""
 
-    def rule(call: Call) -> Channels:
-        if call.source()[0].ndim != num_spatial + 2:
+    def rule(call: Call) -> ChannelAxis:
+        tensor, source = call.source()
+        if tensor.ndim != num_spatial + 2 or source.axis != 1:
             raise CannotFollow("pools over the channels")
         return per_channel(call)
 
     return rule
 
 
-def flattening(call: Call, start: int, end: int) -> Channels:
-    """Axes `start` to `end` become one; a channel becomes as many features as it has positions."""
-    tensor, channels = call.source()
-    start, end = start % tensor.ndim, end % tensor.ndim
-    if start == 0:
+def normalising(call: Call, axes: Sequence[int]) -> ChannelAxis:
+    """Follow what mixes the values of these axes and keeps the shape; the channels must not be among them."""
+    tensor, source = call.source()
+    if source.axis in {axis % tensor.ndim for axis in axes}:
+        raise CannotFollow("normalises over the channels")
+    return source
+
+
+def padding(call: Call, amounts: Sequence[int], mode: str = "constant") -> ChannelAxis:
+    """Follow `amounts`: before and after the last axis, the one before it, and so on; what is added stays."""
+    tensor, source = call.source()
+    from_last = tensor.ndim - 1 - source.axis
+    before, after = amounts[2 * from_last : 2 * from_last + 2] or (0, 0)
+    if min(before, after) < 0 or (mode != "constant" and (before, after) != (0, 0)):
+        raise CannotFollow("cuts or repeats channels")
+    ends = [call.coupling.frozen_channels(count, f"is added by {call.node.name}") for count in (before, after)]
+    return ChannelAxis(np.concatenate([ends[0], source.channels, ends[1]]), source.axis)
+
+
+def _pad(call: Call) -> ChannelAxis:
+    return padding(call, call.argument(1, "pad"), call.argument(2, "mode", "constant"))
+
+
+def _softmax(call: Call) -> ChannelAxis:
+    return normalising(call, [call.argument(1, "dim")])
+
+
+def _concatenate(call: Call) -> ChannelAxis:
+    """Put channels side by side on their axis, or tie them on any other."""
+    axis, channels = _joined_parts(call)
+    joined = call.argument(1, "dim", 0) % call.tensor_result().ndim
+    if joined == 0:
         raise CannotFollow("joins the channels with the batch")
-    return channels if start > 1 else np.repeat(channels, math.prod(tensor.shape[2 : end + 1]))
-
-
-def _flatten(call: Call) -> Channels:
-    return flattening(call, call.argument(1, "start_dim", 0), call.argument(2, "end_dim", -1))
-
-
-def _reshape(call: Call) -> Channels:
-    """Follow the reshapes that still fit when channels are gone: axis 1 is -1, or computed from the channels."""
-    tensor, channels = call.source()
-    result = call.tensor_result()
-    given = call.node.args[1:]
-    sizes = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
-    counts = [call.followed[size] if isinstance(size, fx.Node) else None for size in sizes]
-    if len(sizes) < 2 or any(count is not None for position, count in enumerate(counts) if position != 1):
-        raise CannotFollow("computes a size from the number of channels")
-    if result.shape[0] != tensor.shape[0]:
-        raise CannotFollow("joins the channels with the batch")
-    if isinstance(counts[1], CountOf) and result.shape[1] == tensor.shape[1]:
-        call.coupling.tie(counts[1].channels, channels)
-        return channels
-    if sizes[1] == -1 and result.shape[1] == tensor.shape[1]:
-        return channels
-    if sizes[1] == -1 and result.ndim == 2:
-        return np.repeat(channels, math.prod(tensor.shape[2:]))
-    raise CannotFollow("fixes the number of channels or features; write -1 there")
-
-
-def _reduction(call: Call) -> Channels:
-    """Reduce over positions, never over rows or channels."""
-    return _beyond_channels(call, call.source()[0].ndim)
-
-
-def _squeeze(call: Call) -> Channels:
-    return _beyond_channels(call, call.source()[0].ndim)
-
-
-def _unsqueeze(call: Call) -> Channels:
-    return _beyond_channels(call, call.source()[0].ndim + 1)
-
-
-def _beyond_channels(call: Call, num_axes: int) -> Channels:
-    """Follow what happens on the axes `dim` only, all of which must come after the channels."""
-    call.tensor_result()
-    axes = call.argument(1, "dim")
-    axes = (axes,) if isinstance(axes, int) else axes
-    if not isinstance(axes, tuple | list) or any(axis % num_axes < 2 for axis in axes):
-        raise CannotFollow("is not limited to the axes after the channels")
-    return call.source()[1]
-
-
-def _concatenate(call: Call) -> Channels:
-    """Put channels side by side on axis 1, or tie them on any later axis."""
-    parts = call.argument(0, "tensors")
-    num_axes = call.tensor_result().ndim
-    axis = call.argument(1, "dim", 0) % num_axes
-    if axis == 0 or not isinstance(parts, tuple | list):
-        raise CannotFollow("joins the channels with the batch")
-    channels = [call.channels_of(part) for part in parts]
-    if axis == 1:
-        return np.concatenate(channels)
+    if joined == axis:
+        return ChannelAxis(np.concatenate(channels), axis)
     for other in channels[1:]:
         call.coupling.tie(channels[0], other)
-    return channels[0]
+    return ChannelAxis(channels[0], axis)
 
 
-def _size(call: Call) -> Followed:
-    tensor, channels = call.source()
-    axis = call.argument(1, "dim")
-    if axis is None:
-        return ShapeOf(channels)
-    return CountOf(channels) if axis % tensor.ndim == 1 else None
+def _joined_parts(call: Call) -> tuple[int, list[Channels]]:
+    """Return the axis of the channels, the same for all parts, and the channels of each part."""
+    parts = call.argument(0, "tensors")
+    if isinstance(parts, fx.Node):  # the pieces of a cut tensor, as they are
+        cut = call.followed[parts]
+        assert isinstance(cut, Parts), "a list that carries channels is what chunk or split made"
+        return cut.pieces[0].axis, [piece.channels for piece in cut.pieces]
+    axis = next(followed.axis for part in parts if isinstance(followed := call.followed[part], ChannelAxis))
+    return axis, [call.channels_of(part, axis) for part in parts]
 
 
-def _attribute(call: Call) -> Followed:
-    name = call.argument(1, "name")
-    if name not in {"shape", "dtype", "device", "ndim"}:
-        raise CannotFollow(f"reads the attribute {name!r}")
-    return ShapeOf(call.source()[1]) if name == "shape" else None
+def _chunk(call: Call) -> Parts:
+    """Cut the channels into equal chunks, which must lose the same positions; or cut another axis."""
+    tensor, source = call.source()
+    number, axis = call.argument(1, "chunks"), call.argument(2, "dim", 0) % tensor.ndim
+    if axis != source.axis:
+        return _cut_beside(call, axis)
+    if not isinstance(number, int) or tensor.shape[axis] % number:
+        raise CannotFollow("cuts the channels unevenly")
+    chunks = np.split(source.channels, number)
+    for chunk in chunks[1:]:
+        call.coupling.tie(chunks[0], chunk)
+    return Parts(tuple(ChannelAxis(chunk, axis) for chunk in chunks))
 
 
-def _item(call: Call) -> Followed:
-    """Follow an entry of a shape; parts of tensors are not followed."""
-    node, index = call.argument(0, "self"), call.argument(1, "index")
-    shape = call.followed[node]
-    if not isinstance(shape, ShapeOf) or not isinstance(index, int):
-        raise CannotFollow("takes a part of a tensor")
-    return CountOf(shape.channels) if index % len(call.values[node]) == 1 else None
+def _split(call: Call) -> Parts:
+    """Cut an axis besides the channels; sizes of parts of the channels would not fit when some are gone."""
+    tensor, source = call.source()
+    axis = call.argument(2, "dim", 0) % tensor.ndim
+    if axis == source.axis:
+        raise CannotFollow("cuts the channels at fixed places; use chunk")
+    return _cut_beside(call, axis)
+
+
+def _cut_beside(call: Call, axis: int) -> Parts:
+    if axis == 0:
+        raise CannotFollow("cuts the batch")
+    return Parts((call.source()[1],) * len(call.result))
 
 
 def _ways_to_call(*names: str) -> set[Any]:
@@ -184,15 +174,21 @@ RULES: dict[Any, Rule] = {
         for way in _ways_to_call(f"{kind}{num_spatial}d")
     },
     functional.interpolate: per_channel,
-    **dict.fromkeys(_ways_to_call("mean", "sum", "amax", "amin"), _reduction),
-    **dict.fromkeys(_ways_to_call("flatten"), _flatten),
-    **dict.fromkeys(_ways_to_call("view", "reshape"), _reshape),
-    **dict.fromkeys(_ways_to_call("squeeze"), _squeeze),
-    **dict.fromkeys(_ways_to_call("unsqueeze"), _unsqueeze),
+    **dict.fromkeys(_ways_to_call("softmax", "log_softmax"), _softmax),
+    **dict.fromkeys(_ways_to_call("pad"), _pad),
+    **dict.fromkeys(_ways_to_call("mean", "sum", "amax", "amin"), reshaping.reduction),
+    **dict.fromkeys(_ways_to_call("flatten"), reshaping.flatten),
+    **dict.fromkeys(_ways_to_call("view", "reshape"), reshaping.reshape),
+    **dict.fromkeys(_ways_to_call("permute"), reshaping.permute),
+    **dict.fromkeys(_ways_to_call("transpose", "swapaxes", "swapdims"), reshaping.transpose),
+    **dict.fromkeys(_ways_to_call("squeeze"), reshaping.squeeze),
+    **dict.fromkeys(_ways_to_call("unsqueeze"), reshaping.unsqueeze),
     **dict.fromkeys(_ways_to_call("cat", "concat", "concatenate"), _concatenate),
-    "size": _size,
-    getattr: _attribute,
-    operator.getitem: _item,
+    **dict.fromkeys(_ways_to_call("chunk"), _chunk),
+    **dict.fromkeys(_ways_to_call("split"), _split),
+    "size": reshaping.size,
+    getattr: reshaping.attribute,
+    operator.getitem: reshaping.item,
     "dim": lambda call: None,
 }
 """By function, or by name for tensor methods."""

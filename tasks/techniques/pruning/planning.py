@@ -6,6 +6,7 @@ widths, so that rounding to a multiple happens once and does not add up over the
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,30 +17,45 @@ from tasks.techniques.pruning.coupling import Channels, Group
 Scores = npt.NDArray[np.float64]
 Scope = Literal["global", "local"]
 
-_FEWEST_UNITS = 2
-"""With one channel left an axis would be broadcast instead of matched, and a grouped convolution would be depthwise."""
+_TINY = float(np.finfo(np.float64).tiny)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidthRules:
+    """Which widths a group may end with."""
+
+    scope: Scope
+    """`local` takes the ratio of each group; `global` ranks the units of all groups against each other."""
+    round_to: int
+    """The layers' final widths are multiples of it, or what they were."""
+    min_channels: int
+    """No layer gets narrower than this, or than it was."""
+    min_units: int = 2
+    """With one channel left an axis would be broadcast instead of matched, and a grouped convolution depthwise."""
 
 
 def final_widths(
-    groups: Sequence[Group], scores: Sequence[Scores], *, ratio: float, scope: Scope, round_to: int, min_channels: int
+    groups: Sequence[Group], scores: Sequence[Scores], rules: WidthRules, *, ratio: float, compares_layers: bool = False
 ) -> list[int]:
     """Return how many units each group ends with: the multiple nearest to what `ratio` asks for.
+
+    A higher ratio never gives a wider group.
 
     Args:
         groups: the prunable groups of the network as it came in.
         scores: importance of the units of each group, [G].
+        rules: which widths are allowed.
         ratio: share of the units to remove, before rounding.
-        scope: `local` takes that share of each group; `global` ranks the units of all groups against each
-            other, each score divided by its group's mean, since weights of wide layers are smaller throughout.
-        round_to: the layers' final widths are multiples of it, or what they were.
-        min_channels: no layer gets narrower than this, or than it was.
+        compares_layers: whether scores of different groups are in one unit. If not, a global ranking divides
+            each by its group's mean, since weights of wide layers are smaller throughout.
     """
-    steps = [_step(group, round_to) for group in groups]
-    floors = [_floor(group, step, min_channels) for group, step in zip(groups, steps, strict=True)]
-    if scope == "local":
+    steps = [_step(group, rules.round_to) for group in groups]
+    floors = [_floor(group, step, rules) for group, step in zip(groups, steps, strict=True)]
+    if rules.scope == "local":
         wanted = [(1 - ratio) * group.num_units for group in groups]
     else:
-        wanted = _ranked_widths(scores, floors, ratio)
+        relative = scores if compares_layers else [each / max(each.mean(), _TINY) for each in scores]
+        wanted = _ranked_widths(relative, floors, ratio)
     return [
         _nearest(width, group.num_units, step, floor)
         for width, group, step, floor in zip(wanted, groups, steps, floors, strict=True)
@@ -62,10 +78,10 @@ def _step(group: Group, round_to: int) -> int:
     return math.lcm(*(round_to // math.gcd(round_to, channels) for channels in per_unit))
 
 
-def _floor(group: Group, step: int, min_channels: int) -> int:
+def _floor(group: Group, step: int, rules: WidthRules) -> int:
     """Fewest units that may be left: a multiple of `step`, or all if the group is narrower than that."""
     fewest_channels: int = min(member.channels.shape[1] for member in group.producers)
-    fewest = max(_FEWEST_UNITS, math.ceil(min_channels / fewest_channels))
+    fewest = max(rules.min_units, math.ceil(rules.min_channels / fewest_channels))
     return min(group.num_units, step * math.ceil(fewest / step))
 
 
@@ -80,9 +96,8 @@ def _ranked_widths(scores: Sequence[Scores], floors: Sequence[int], ratio: float
     """Remove the lowest units of all groups together, passing over groups that are at their floor."""
     widths = [len(group) for group in scores]
     to_remove = round(ratio * sum(widths))
-    relative = np.concatenate([group / max(group.mean(), np.finfo(np.float64).tiny) for group in scores])
     owners = np.repeat(np.arange(len(scores)), widths)
-    for owner in owners[np.argsort(relative, kind="stable")].tolist():
+    for owner in owners[np.argsort(np.concatenate(scores), kind="stable")].tolist():
         if to_remove and widths[owner] > floors[owner]:
             widths[owner] -= 1
             to_remove -= 1

@@ -6,12 +6,12 @@ channels that reach it: fewer channels can be pruned then, but never a wrong one
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import fx, nn
 
-from tasks.techniques.pruning.calls import Call, CannotFollow, CountOf, Followed, ShapeOf
+from tasks.techniques.pruning.calls import Call, CannotFollow, Followed, channels_in
 from tasks.techniques.pruning.coupling import Coupling
 from tasks.techniques.pruning.layers import can_shrink, follow_fixed, follow_shrinkable
 from tasks.techniques.pruning.operations import RULES
@@ -20,9 +20,27 @@ from tasks.techniques.pruning.operations import RULES
 class ChannelPropagation(fx.Interpreter):
     """Runs a traced network and collects in `coupling` what it does to its channels."""
 
-    def __init__(self, module: nn.Module, graph: fx.Graph, ignored: frozenset[str], coupling: Coupling) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        graph: fx.Graph,
+        coupling: Coupling,
+        *,
+        ignored: frozenset[str],
+        whole: Mapping[str, str],
+    ) -> None:
+        """Prepare to follow.
+
+        Args:
+            module: the network.
+            graph: its trace, in which the modules of `ignored` are single calls.
+            coupling: collects what is found.
+            ignored: paths of modules that are not looked into.
+            whole: why the outputs of a layer must stay, by its path.
+        """
         super().__init__(module, graph=graph)
         self._ignored = ignored
+        self._whole = whole
         self._coupling = coupling
         self._followed: dict[fx.Node, Followed] = {}
         self._borrowed = _borrowed_layers(module, graph)
@@ -54,8 +72,8 @@ class ChannelPropagation(fx.Interpreter):
         layer = self.fetch_attr(path)
         if can_shrink(layer) and path not in self._borrowed:
             leaving = follow_shrinkable(call, layer, path)
-            if path in self._ignored:
-                self._coupling.freeze(leaving, f"{path} is ignored")
+            if reason := self._whole.get(path):
+                self._coupling.freeze(leaving.channels, reason)
             return leaving
         if all(self._followed[source] is None for source in call.node.all_input_nodes):
             return None
@@ -67,11 +85,8 @@ class ChannelPropagation(fx.Interpreter):
 
     def _freeze(self, nodes: Iterable[fx.Node], reason: str) -> None:
         for node in nodes:
-            followed = self._followed[node]
-            if isinstance(followed, ShapeOf | CountOf):
-                followed = followed.channels
-            if followed is not None:
-                self._coupling.freeze(followed, reason)
+            for channels in channels_in(self._followed[node]):
+                self._coupling.freeze(channels, reason)
 
 
 def _name(node: fx.Node) -> str:

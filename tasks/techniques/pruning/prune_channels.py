@@ -1,24 +1,24 @@
 """Structured pruning: whole channels go, so that the network is a smaller dense one on any runtime."""
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from tasks.contracts.model import EpochRecord, ModelFormat
-from tasks.techniques.technique import Applied, Arrays, Invariant, StageContext, TechniqueSpec
-from tasks.techniques.training import Schedule, device_for, fit, label_loss
+from tasks.techniques.pruning.goals import GOAL_FIELDS, Goal
+from tasks.techniques.pruning.pruning_in_rounds import PrunesInRounds
+from tasks.techniques.targeting import Targets
+from tasks.techniques.technique import Applied, StageContext
 
 if TYPE_CHECKING:
-    from tasks.models.architecture import Network
     from tasks.techniques.pruning.iterative import PruningPlan
-    from tasks.techniques.pruning.rounds import Round
 
+_DEFAULT_RATIO = 0.3
 _FASTEST_PACE = 0.20
 """Share of the channels that practice removes in one round at most."""
 
 
-class PruneChannels(TechniqueSpec):
+class PruneChannels(PrunesInRounds):
     """Remove the least important channels in rounds, with fine-tuning after each (Li et al. 2017, arXiv:1608.08710).
 
     Channels that depend on each other (over residual additions, depthwise convolutions) go together
@@ -26,20 +26,34 @@ class PruneChannels(TechniqueSpec):
     """
 
     summary: ClassVar[str] = "Remove whole channels in rounds, and fine-tune after each."
-    takes: ClassVar[ModelFormat] = "torch"
-    gives: ClassVar[ModelFormat] = "torch"
-    keeps: ClassVar[frozenset[Invariant]] = frozenset({"low_rank"})
 
     kind: Literal["prune_channels"] = "prune_channels"
-    ratio: float = Field(
-        default=0.3, gt=0, lt=1, description="Share of the channels to remove over all rounds; 20 to 30 % is moderate."
+    ratio: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of the channels to remove over all rounds; 20 to 30 % is moderate. "
+        f"{_DEFAULT_RATIO} if no other goal is given; give one goal at most.",
     )
-    rounds: int = Field(default=3, ge=1, le=100, description="Steps on the way; 10 to 20 % a round is usual.")
-    criterion: Literal["l1", "l2", "bn_scale"] = Field(
+    flops_reduction: float | None = Field(
+        default=None, gt=0, lt=1, description="Prune as little as removes this share of the multiply-adds."
+    )
+    parameters_reduction: float | None = Field(
+        default=None, gt=0, lt=1, description="Prune as little as removes this share of the parameters."
+    )
+    latency_reduction: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Prune as little as removes this share of the time for one row, float32 in onnxruntime on one "
+        "thread. It is measured on the machine that runs the stage, so the result depends on that machine.",
+    )
+    criterion: Literal["l1", "l2", "bn_scale", "taylor", "hessian", "random"] = Field(
         default="l2",
-        description="What a channel is worth: mean absolute weight, root of the mean squared weight, "
-        "or mean absolute scale of its batch norm. Where every layer has a batch norm, which makes the size of "
-        "the weights arbitrary, `bn_scale` tells more.",
+        description="What a channel is worth: mean absolute weight, root of the mean squared weight, mean absolute "
+        "scale of its batch norm, squared first-order or diagonal second-order change of the loss without it "
+        "(by gradients on calibration rows), or a number drawn by chance (to compare with). Where every layer has a "
+        "batch norm, which makes the size of the weights arbitrary, `bn_scale` and the gradients tell more.",
     )
     scope: Literal["global", "local"] = Field(
         default="local",
@@ -49,109 +63,83 @@ class PruneChannels(TechniqueSpec):
         default=8,
         ge=1,
         le=1024,
-        description="Final widths are the multiple of it nearest to what `ratio` asks for, counted from the "
+        description="Final widths are the multiple of it nearest to what the goal asks for, counted from the "
         "incoming widths. 8 suits int8, 16 suits float32 on CPUs.",
     )
     min_channels: int = Field(default=8, ge=2, description="No layer gets narrower than this, or than it was.")
+    targets: Targets = ("*",)
     ignore: tuple[str, ...] = Field(
         default=(),
         description="Globs of module paths, such as `stem.*`: matching layers keep their outputs, and other "
         "matching modules are not looked into.",
     )
-    fine_tune: Schedule = Field(
-        default=Schedule(epochs=10, learning_rate=1.5e-3),
-        description="Training after each round; half the usual learning rate is usual.",
-    )
 
     @property
-    def planned_epochs(self) -> int:
-        """Epochs of all rounds."""
-        return self.rounds * self.fine_tune.epochs
+    def goal(self) -> Goal:
+        """What to take away, and how much of it."""
+        given = self._goals()
+        return given[0] if given else Goal("units", _DEFAULT_RATIO)
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Self:
+        if len(given := self._goals()) > 1:
+            raise ValueError(
+                f"{', '.join(goal.field for goal in given)} are given, but pruning can have only one "
+                "goal; leave out all but one"
+            )
+        return self
+
+    def _goals(self) -> list[Goal]:
+        values = {measure: getattr(self, name) for measure, name in GOAL_FIELDS.items()}
+        return [Goal(measure, share) for measure, share in values.items() if share is not None]
 
     def apply(self, model: bytes, context: StageContext) -> Applied:
         """Prune and fine-tune; an interrupted stage goes on from its last checkpoint.
 
         Raises:
-            TechniqueError: the network cannot be traced, nothing of it can be removed, or training diverged.
+            TechniqueError: the network cannot be traced, nothing of it can be removed, the goal is out of reach,
+                or training diverged.
         """
         import torch
 
         from tasks.models.architecture import Network
-        from tasks.techniques.pruning.iterative import multiply_adds, num_parameters, plan_pruning
+        from tasks.techniques.pruning.graph import channel_groups
+        from tasks.techniques.pruning.masks import require_plain_or_masked
+        from tasks.techniques.pruning.measures import size_facts
+        from tasks.techniques.pruning.planning import WidthRules
+        from tasks.techniques.pruning.rounds import last_round
+        from tasks.techniques.pruning.unit_pruning import UnitPruning, narrow_channels
 
-        train = context.load_split("train")
-        example = torch.from_numpy(train.x[:2])
-        incoming = Network.from_bytes(model).module
-        plan = plan_pruning(
-            incoming,
-            example,
-            criterion=self.criterion,
-            ratio=self.ratio,
-            scope=self.scope,
-            round_to=self.round_to,
-            min_channels=self.min_channels,
-            ignore=self.ignore,
+        incoming = Network.from_bytes(model)
+        require_plain_or_masked(incoming.module)
+        example = torch.from_numpy(context.load_split("calibration").x[:2])
+        pruning = UnitPruning(
+            find=partial(channel_groups, example=example, ignore=self.ignore, targets=self.targets),
+            scorer=self._scorer(self.criterion, context),
+            rules=WidthRules(scope=self.scope, round_to=self.round_to, min_channels=self.min_channels),
+            narrow=narrow_channels,
+            num_rounds=self.rounds,
+            unit="channel",
+            limits={"round_to": self.round_to, "min_channels": self.min_channels},
         )
-        network = self._pruned_in_rounds(Network.from_bytes(model), plan, train, context)
-        details: dict[str, float | int | str] = {
-            "parameters_before": num_parameters(incoming),
-            "parameters_after": num_parameters(network.module),
-            "multiply_adds_before": multiply_adds(incoming, example),
-            "multiply_adds_after": multiply_adds(network.module, example),
+        interrupted = last_round(context.checkpoints)
+        plan, reached = pruning.planned(incoming, self.goal, example, context, interrupted)
+        network, facts = self._in_rounds(
+            Network.from_bytes(model), partial(pruning.round, plan, reached), context, interrupted
+        )
+        details = size_facts(incoming.module, network.module, example) | self._facts(plan) | dict(facts)
+        return Applied(network.to_bytes(), details)
+
+    def _facts(self, plan: "PruningPlan") -> dict[str, float | int | str]:
+        facts: dict[str, float | int | str] = {
             "share_of_channels_removed": plan.share_removed,
             "channels_removed": plan.removed_text(),
             "channels_kept_whole": plan.whole_text(),
             "rounds": self.rounds,
         }
         if plan.share_removed / self.rounds > _FASTEST_PACE:
-            details["warning"] = (
+            facts["warning"] = (
                 f"{plan.share_removed / self.rounds:.0%} of the channels go in each round; practice is 10 to 20 %: "
                 "raise rounds"
             )
-        return Applied(network.to_bytes(), details)
-
-    def _pruned_in_rounds(
-        self, network: "Network", plan: "PruningPlan", train: Arrays, context: StageContext
-    ) -> "Network":
-        """Run all rounds, or those that an interrupted stage has left."""
-        import torch
-
-        from tasks.techniques.pruning.iterative import prune_round
-        from tasks.techniques.pruning.rounds import Round, last_round
-
-        example = torch.from_numpy(train.x[:2])
-        current = last_round(context.checkpoints)
-        records = list(current.records) if current else []
-        for record in records:
-            context.report(record)
-        for number in range(current.number if current else 1, self.rounds + 1):
-            if current is None or current.number != number:
-                pruned = prune_round(
-                    network, example, plan, number, self.rounds, criterion=self.criterion, ignore=self.ignore
-                )
-                current = Round(number, pruned.to_bytes(), tuple(records))
-            network = self._fine_tuned(current, train, context, records)
-        return network
-
-    def _fine_tuned(
-        self, current: "Round", train: Arrays, context: StageContext, records: list[EpochRecord]
-    ) -> "Network":
-        """Train the network of one round and add its epochs to `records`."""
-        from tasks.models.architecture import Network
-        from tasks.techniques.pruning.rounds import RoundCheckpoints
-
-        def report(record: EpochRecord) -> None:
-            records.append(record)
-            context.report(record)
-
-        network = Network.from_bytes(current.network)
-        fit(
-            network.module,
-            train,
-            label_loss(context.task, self.fine_tune.label_smoothing),
-            self.fine_tune,
-            replace(context, checkpoints=RoundCheckpoints(context.checkpoints, current), report=report),
-            first_step=1 + (current.number - 1) * self.fine_tune.epochs,
-            device=device_for(self.resources.num_gpus),
-        )
-        return network
+        return facts

@@ -6,14 +6,15 @@ start of the round, and then what the training loop saved.
 
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tasks.contracts.model import EpochRecord
 from tasks.techniques.technique import Checkpoints
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = "stillhouse.rounds/1"
+_FORMAT = "stillhouse.rounds/2"
 _LENGTH_BYTES = 8
 
 
@@ -27,6 +28,8 @@ class Round:
     """The torch artifact that the round trains: already pruned."""
     records: tuple[EpochRecord, ...]
     """The epochs of all earlier rounds."""
+    facts: Mapping[str, float | int | str] = field(default_factory=dict)
+    """What was measured on the way and must not be measured anew, since it might come out otherwise."""
 
 
 class RoundCheckpoints:
@@ -59,6 +62,7 @@ def _pack(current: Round, training: bytes) -> bytes:
         "format": _FORMAT,
         "round": current.number,
         "network_bytes": len(current.network),
+        "facts": dict(current.facts),
         "records": [record.model_dump(mode="json") for record in current.records],
     }
     encoded = json.dumps(header).encode()
@@ -76,8 +80,8 @@ def _unpack(data: bytes | None) -> tuple[Round, bytes] | None:
             raise ValueError(f"its format is {header['format']!r} instead of {_FORMAT!r}")
         records = tuple(EpochRecord.model_validate(record) for record in header["records"])
         end = start + int(header["network_bytes"])
-        number = int(header["round"])
+        number, facts = int(header["round"]), dict(header["facts"])
     except (ValueError, KeyError, TypeError) as error:
         logger.warning("the checkpoint of %d bytes is ignored and the stage starts anew: %s", len(data), error)
         return None
-    return Round(number, data[start:end], records), data[end:]
+    return Round(number, data[start:end], records, facts), data[end:]

@@ -5,7 +5,7 @@ Dimension legend: O outputs and I inputs of a layer, J inputs of one convolution
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from tasks.contracts.errors import ModelError
 from tasks.models.architecture import surgery
-from tasks.techniques.pruning.layers import Convolution, Norm
+from tasks.techniques.pruning.layers import Convolution, FeatureNorm
+from tasks.techniques.pruning.masks import select_entries
 
 _Axis = Literal["out", "in", "norm"]
 _KEEP: TypeAdapter[dict[str, dict[_Axis, list[int]]]] = TypeAdapter(dict[str, dict[_Axis, list[int]]])
@@ -26,8 +27,9 @@ def keep_channels(module: nn.Module, keep: dict[str, dict[str, list[int]]]) -> n
     Args:
         module: the network; it is changed in place.
         keep: for each path of a layer, the channels that each of its axes keeps, in rising order:
-            `out` and `in` for linear layers and convolutions, `norm` for batch norms. An axis that is
-            not named keeps all. A grouped convolution must keep equally many in each group that it keeps.
+            `out` and `in` for linear layers and convolutions, `norm` for batch, instance and group norms.
+            An axis that is not named keeps all. A grouped convolution must keep equally many in each group
+            that it keeps, a group norm whole groups.
 
     Returns:
         `module`.
@@ -41,7 +43,9 @@ def keep_channels(module: nn.Module, keep: dict[str, dict[str, list[int]]]) -> n
         raise ModelError(f"keep_channels got a malformed list of channels to keep: {error}") from error
     for path, axes in requested.items():
         layer = _find(module, path)
-        if isinstance(layer, Norm):
+        if isinstance(layer, nn.GroupNorm):
+            _narrow_group_norm(path, layer, _kept(path, axes, "norm", layer.num_channels))
+        elif isinstance(layer, FeatureNorm):
             _narrow_norm(layer, _kept(path, axes, "norm", layer.num_features))
         elif isinstance(layer, nn.Linear):
             kept_out = _kept(path, axes, "out", layer.out_features)
@@ -82,7 +86,7 @@ def _narrow_linear(layer: nn.Linear, kept_out: list[int], kept_in: list[int]) ->
     layer.out_features, layer.in_features = len(kept_out), len(kept_in)
 
 
-def _narrow_norm(layer: Norm, kept: list[int]) -> None:
+def _narrow_norm(layer: FeatureNorm, kept: list[int]) -> None:
     channels = torch.tensor(kept)
     _select_parameter(layer, "weight", channels)
     _select_parameter(layer, "bias", channels)
@@ -91,6 +95,18 @@ def _narrow_norm(layer: Norm, kept: list[int]) -> None:
         if statistics is not None:
             setattr(layer, name, statistics[channels.to(statistics.device)].clone())
     layer.num_features = len(kept)
+
+
+def _narrow_group_norm(path: str, layer: nn.GroupNorm, kept: list[int]) -> None:
+    """Keep whole groups only: the statistics of what is left then stay the same."""
+    positions = _by_group(kept, layer.num_channels // layer.num_groups)
+    if any(len(group) != layer.num_channels // layer.num_groups for group in positions.values()):
+        raise ModelError(
+            f"keep_channels: {path!r} normalises in {layer.num_groups} groups, which must stay or go whole"
+        )
+    _select_parameter(layer, "weight", torch.tensor(kept))
+    _select_parameter(layer, "bias", torch.tensor(kept))
+    layer.num_channels, layer.num_groups = len(kept), len(positions)
 
 
 def _narrow_convolution(path: str, layer: Convolution, kept_out: list[int], kept_in: list[int]) -> None:
@@ -120,7 +136,5 @@ def _by_group(channels: Sequence[int], group_width: int) -> defaultdict[int, lis
 
 
 def _select_parameter(layer: nn.Module, name: str, *index: Tensor) -> None:
-    parameter: Any = getattr(layer, name)
-    if parameter is not None:
-        selected = parameter.detach()[tuple(part.to(parameter.device) for part in index)].clone()
-        setattr(layer, name, nn.Parameter(selected, requires_grad=parameter.requires_grad))
+    if getattr(layer, name) is not None:
+        select_entries(layer, name, index)

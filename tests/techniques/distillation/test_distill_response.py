@@ -1,5 +1,6 @@
-import math
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from tasks.contracts.errors import TechniqueError
-from tasks.contracts.model import Architecture
+from tasks.contracts.model import Architecture, EpochRecord
 from tasks.models.architecture import Network
-from tasks.techniques.distillation.distill_response import DistillResponse, softened_divergence
+from tasks.techniques.distillation.distill_response import ConfidenceFilter, DistillResponse
 from tasks.techniques.inference import outputs_of
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import Batch, Schedule, fit, label_loss
 
 MakeContext = Callable[..., StageContext]
 
@@ -22,64 +23,12 @@ STUDENT = Architecture(factory="tasks.models.resnet:resnet", kwargs={"width": 4,
 SHORT = Schedule(epochs=2, batch_size=16)
 
 
-@pytest.fixture(scope="module")
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+TASK = {"task": "regression", "input_shape": (3,), "num_outputs": 1}
+LINEAR = Architecture(factory="tasks.models.mlp:mlp", kwargs={"input_shape": [3], "num_outputs": 1, "hidden": []})
 
 
-@pytest.fixture(scope="module")
-def logits(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Student's and teacher's logits [6, 4] in float64."""
-    student, teacher = 3 * torch.randn(2, 6, 4, dtype=torch.float64, generator=generator)
-    return student, teacher
-
-
-@pytest.fixture
-def teacher(images: Arrays, make_context: MakeContext) -> bytes:
-    recipe = {"input_shape": [1, 8, 8], "num_outputs": 3, "width": 6, "blocks": [1]}
-    network = Network.create(Architecture(factory="tasks.models.resnet:resnet", kwargs=recipe), seed=0)
-    schedule = Schedule(epochs=10, batch_size=8)
-    fit(network.module, images, label_loss("classification"), schedule, make_context())
-    return network.to_bytes()
-
-
-def test_softened_divergence_equals_the_value_worked_by_hand() -> None:
-    # softmax(0, 2 ln 3 / 2) = (1/4, 3/4) and softmax(0, 0) = (1/2, 1/2) at T = 2
-    student = torch.zeros(1, 2, dtype=torch.float64)
-    teacher = torch.tensor([[0.0, 2 * math.log(3)]], dtype=torch.float64)
-    expected = 4 * (0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5))
-    assert softened_divergence(student, teacher, 2.0).item() == pytest.approx(expected, rel=1e-14)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
-def test_softened_divergence_equals_its_formula_in_numpy(logits: tuple[Tensor, Tensor], temperature: float) -> None:
-    def softmax(z: np.ndarray) -> np.ndarray:
-        return np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
-
-    student, teacher = (softmax(z.numpy() / temperature) for z in logits)
-    expected = temperature**2 * (teacher * np.log(teacher / student)).sum(axis=1).mean()
-    assert softened_divergence(*logits, temperature).item() == pytest.approx(expected, rel=1e-12)
-
-
-def test_softened_divergence_has_the_gradient_of_its_differences(logits: tuple[Tensor, Tensor]) -> None:
-    student, teacher = logits[0].clone().requires_grad_(), logits[1]
-    assert torch.autograd.gradcheck(lambda s: softened_divergence(s, teacher, 4.0), (student,))
-
-
-def test_softened_divergence_has_the_gradient_of_its_docstring(logits: tuple[Tensor, Tensor]) -> None:
-    student, teacher = logits[0].clone().requires_grad_(), logits[1]
-    softened_divergence(student, teacher, 4.0).backward()
-    expected = 4 * (functional.softmax(student / 4, dim=1) - functional.softmax(teacher / 4, dim=1)) / 6
-    torch.testing.assert_close(student.grad, expected.detach(), rtol=1e-10, atol=1e-12)
-
-
-def test_softened_divergence_matches_centred_logits_when_the_temperature_is_large(
-    logits: tuple[Tensor, Tensor],
-) -> None:
-    student, teacher = logits[0].clone().requires_grad_(), logits[1]
-    softened_divergence(student, teacher, 1e4).backward()
-    centred = (student - student.mean(dim=1, keepdim=True)) - (teacher - teacher.mean(dim=1, keepdim=True))
-    torch.testing.assert_close(student.grad, (centred / (4 * 6)).detach(), rtol=2e-3, atol=1e-4)
+class KilledError(Exception):
+    """Stands for SIGKILL."""
 
 
 def trained_student(spec: DistillResponse, teacher: bytes, context: StageContext) -> dict[str, Tensor]:
@@ -87,37 +36,171 @@ def trained_student(spec: DistillResponse, teacher: bytes, context: StageContext
 
 
 def reference_student(
-    images: Arrays, teacher: bytes, spec: DistillResponse, make_context: MakeContext
+    images: Arrays,
+    teacher: bytes,
+    spec: DistillResponse,
+    make_context: MakeContext,
+    temperatures: Sequence[float] | None = None,
 ) -> dict[str, Tensor]:
-    """Train by a plain loss that asks the teacher for every batch; T^2 KL is written as a cross-entropy."""
-    network = Network.create(STUDENT.model_copy(update={"kwargs": STUDENT.kwargs | {
-        "input_shape": [1, 8, 8], "num_outputs": 3}}), seed=0)  # fmt: skip
-    frozen = Network.from_bytes(teacher).module
+    """Train by a plain loss that asks the teacher for every batch; T^2 KL is written as a cross-entropy.
 
-    def loss(outputs: Tensor, batch) -> Tensor:
+    `temperatures` are those of the steps, one after another. Rows whose label is -1 have no label loss.
+    """
+    kwargs = STUDENT.kwargs | {"input_shape": [1, 8, 8], "num_outputs": 3}
+    network = Network.create(STUDENT.model_copy(update={"kwargs": kwargs}), seed=0)
+    frozen = Network.from_bytes(teacher).module
+    steps = iter(temperatures or itertools.repeat(spec.temperature))
+
+    def hard(outputs: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs, labels, ignore_index=-1, reduction="sum") / len(labels)
+
+    def loss(outputs: Tensor, batch: Batch) -> Tensor:
+        temperature = next(steps)
         with torch.no_grad():
-            soft_targets = functional.softmax(frozen(batch.inputs) / spec.temperature, dim=1)
-        soft = functional.cross_entropy(outputs / spec.temperature, soft_targets)  # KL + entropy: same gradient
-        hard = functional.cross_entropy(outputs, batch.labels)
-        return spec.label_weight * hard + (1 - spec.label_weight) * spec.temperature**2 * soft
+            soft_targets = functional.softmax(frozen(batch.inputs) / temperature, dim=1)
+        soft = functional.cross_entropy(outputs / temperature, soft_targets)  # KL + entropy: same gradient
+        labels = batch.own_share * hard(outputs, batch.labels)
+        if batch.partner_labels is not None:
+            labels = labels + (1 - batch.own_share) * hard(outputs, batch.partner_labels)
+        return spec.label_weight * labels + (1 - spec.label_weight) * temperature**2 * soft
 
     fit(network.module, images, loss, spec.schedule, make_context())
     return network.module.state_dict()
 
 
-@pytest.mark.parametrize("label_weight", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("shift_pixels", [0, 1])
-def test_apply_trains_as_a_plain_loop_that_asks_the_teacher_for_every_batch(
-    teacher: bytes, make_context: MakeContext, label_weight: float, shift_pixels: int
-) -> None:
-    schedule = SHORT.model_validate(
-        {"epochs": 2, "batch_size": 16, "optimizer": "sgd", "learning_rate": 0.01,
-         "augmentation": {"shift_pixels": shift_pixels}}
+def plain_sgd(**fields: Any) -> Schedule:
+    """Return a short schedule whose outcome follows the gradients closely, so that two formulations can be compared."""
+    return Schedule.model_validate(
+        {"epochs": 2, "batch_size": 16, "optimizer": "sgd", "learning_rate": 0.05} | fields
     )  # fmt: skip
-    spec = DistillResponse(student=STUDENT, label_weight=label_weight, schedule=schedule)
+
+
+@pytest.mark.parametrize("label_weight", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("varied", [{}, {"shift_pixels": 1}, {"mixup": 0.5}], ids=["plain", "shifted", "blended"])
+def test_apply_trains_as_a_plain_loop_that_asks_the_teacher_for_every_batch(
+    teacher: bytes, make_context: MakeContext, label_weight: float, varied: dict[str, float]
+) -> None:
+    spec = DistillResponse(student=STUDENT, label_weight=label_weight, schedule=plain_sgd(augmentation=varied))
     context = make_context(load_baseline=lambda: teacher)
     expected = reference_student(context.load_split("train"), teacher, spec, make_context)
     torch.testing.assert_close(trained_student(spec, teacher, context), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_apply_trains_as_a_plain_loop_whose_temperature_falls_step_by_step(
+    teacher: bytes, make_context: MakeContext
+) -> None:
+    spec = DistillResponse(
+        student=STUDENT, temperature=6.0, final_temperature=1.0, temperature_schedule="linear",
+        label_weight=0.2, schedule=plain_sgd(),
+    )  # fmt: skip
+    sharp = Network.from_bytes(teacher)
+    with torch.no_grad():
+        sharp.module.get_parameter("head.weight").mul_(20)  # small logits teach the same at any temperature
+    context = make_context(load_baseline=sharp.to_bytes)
+    temperatures = [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]  # 2 epochs of 3 batches
+    expected = reference_student(context.load_split("train"), sharp.to_bytes(), spec, make_context, temperatures)
+    torch.testing.assert_close(trained_student(spec, teacher, context), expected, rtol=1e-4, atol=1e-5)
+    constant = spec.model_copy(update={"temperature_schedule": "constant"})
+    other = trained_student(constant, teacher, make_context(load_baseline=sharp.to_bytes))
+    assert (other["head.weight"] - expected["head.weight"]).abs().max() > 1e-3
+
+
+def with_unlabelled(draw_images: Callable[[int, int], Arrays], make_context: MakeContext) -> Callable[[str], Arrays]:
+    """Return a loader that has 20 unlabelled rows too."""
+    usual, more = make_context().load_split, draw_images(20, 9)
+    return lambda name: Arrays(more.x, np.full(20, -1)) if name == "unlabelled" else usual(name)
+
+
+@pytest.mark.parametrize("varied", [{}, {"mixup": 0.5}], ids=["plain", "blended"])
+def test_apply_learns_the_teachers_answers_alone_for_unlabelled_rows(
+    teacher: bytes, make_context: MakeContext, draw_images: Callable[[int, int], Arrays], varied: dict[str, float]
+) -> None:
+    spec = DistillResponse(
+        student=STUDENT, use_unlabelled=True, schedule=plain_sgd(augmentation=varied)
+    )  # fmt: skip
+    loader = with_unlabelled(draw_images, make_context)
+    context = make_context(load_baseline=lambda: teacher, load_split=loader)
+    rows = [loader("train"), loader("unlabelled")]
+    both = Arrays(np.concatenate([part.x for part in rows]), np.concatenate([part.y for part in rows]))
+    expected = reference_student(both, teacher, spec, make_context)
+    applied = spec.apply(teacher, context)
+    torch.testing.assert_close(Network.from_bytes(applied.model).module.state_dict(), expected, rtol=1e-4, atol=1e-5)
+    assert applied.details["unlabelled_rows"] == 20
+
+
+FILTERED = {"student": STUDENT, "label_weight": 0.0, "confidence_filter": {"only_where_right": True}}
+
+
+@pytest.mark.parametrize("varied", [{}, {"shift_pixels": 1}], ids=["plain", "shifted"])
+def test_apply_counts_the_soft_terms_that_it_left_out(
+    images: Arrays, teacher: bytes, make_context: MakeContext, varied: dict[str, float]
+) -> None:
+    splits = {"train": Arrays(images.x, np.where(np.arange(42) < 14, (images.y + 1) % 3, images.y)),
+              "calibration": make_context().load_split("calibration")}  # fmt: skip
+    spec = DistillResponse.model_validate(FILTERED | {"schedule": {"epochs": 3, "augmentation": varied}})
+    details = spec.apply(teacher, make_context(load_baseline=lambda: teacher, load_split=splits.get)).details
+    assert details["share_of_soft_terms_left_out"] == pytest.approx(14 / 42, abs=0 if not varied else 0.1)
+
+
+def test_apply_learns_nothing_when_every_soft_term_is_left_out_and_no_label_weighs(
+    images: Arrays, teacher: bytes, make_context: MakeContext
+) -> None:
+    wrong = {"train": Arrays(images.x, (images.y + 1) % 3), "calibration": make_context().load_split("calibration")}
+    spec = DistillResponse.model_validate(FILTERED | {"schedule": plain_sgd(weight_decay=0.0)})
+    applied = spec.apply(teacher, make_context(load_baseline=lambda: teacher, load_split=wrong.get))
+    kwargs = STUDENT.kwargs | {"input_shape": [1, 8, 8], "num_outputs": 3}
+    fresh = Network.create(STUDENT.model_copy(update={"kwargs": kwargs}), seed=0)
+    found = dict(Network.from_bytes(applied.model).module.named_parameters())
+    torch.testing.assert_close(found, dict(fresh.module.named_parameters()), rtol=0, atol=0)
+    assert applied.details["share_of_soft_terms_left_out"] == 1.0
+
+
+def test_apply_makes_the_same_student_when_the_filter_rejects_nothing(
+    teacher: bytes, make_context: MakeContext
+) -> None:
+    context = make_context(load_baseline=lambda: teacher)
+    plain = DistillResponse(student=STUDENT, schedule=SHORT)
+    every = plain.model_copy(update={"confidence_filter": ConfidenceFilter(min_confidence=1e-9)})
+    found = every.apply(teacher, context)
+    assert found.details["share_of_soft_terms_left_out"] == 0.0
+    assert found.model == plain.apply(teacher, make_context(load_baseline=lambda: teacher)).model
+
+
+def test_apply_refuses_a_filter_when_the_task_has_no_classes(make_context: MakeContext) -> None:
+    spec = DistillResponse.model_validate(FILTERED)
+    with pytest.raises(TechniqueError, match="confidence_filter needs classes, but the task is regression"):
+        spec.apply(b"", make_context(**TASK))
+
+
+@pytest.mark.parametrize("varied", [{}, {"shift_pixels": 1}], ids=["cached", "asked-per-view"])
+def test_apply_ends_with_the_same_model_and_details_when_it_was_killed(
+    teacher: bytes, make_context: MakeContext, draw_images: Callable[[int, int], Arrays], varied: dict[str, float]
+) -> None:
+    spec = DistillResponse.model_validate(
+        {
+            "student": STUDENT, "temperature": 8.0, "temperature_schedule": "cosine", "use_unlabelled": True,
+            "confidence_filter": {"min_confidence": 0.55},
+            "schedule": {"epochs": 4, "batch_size": 16, "checkpoint_every": 2, "augmentation": varied},
+        }
+    )  # fmt: skip
+    loader = with_unlabelled(draw_images, make_context)
+    members = {"load_baseline": lambda: teacher, "load_split": loader}
+    history: list[EpochRecord] = []
+    whole = spec.apply(b"", make_context(**members, report=history.append))
+
+    def report_until_killed(record: EpochRecord) -> None:
+        if record.step == 4:
+            raise KilledError
+
+    dying = make_context(**members, report=report_until_killed)
+    with pytest.raises(KilledError):
+        spec.apply(b"", dying)
+    again: list[EpochRecord] = []
+    resumed = spec.apply(b"", make_context(**members, report=again.append, checkpoints=dying.checkpoints))
+    assert resumed.model == whole.model
+    assert resumed.details == whole.details
+    assert again == history
+    assert 0 < float(whole.details["share_of_soft_terms_left_out"]) < 1
 
 
 def test_apply_ignores_the_teacher_when_only_the_labels_weigh(teacher: bytes, make_context: MakeContext) -> None:
@@ -153,21 +236,6 @@ def test_apply_makes_no_jump_when_the_label_weight_reaches_its_bounds(
     assert losses[0].metrics["loss"] == pytest.approx(losses[1].metrics["loss"], rel=1e-4)
 
 
-def test_apply_asks_the_teacher_once_when_nothing_is_augmented(
-    teacher: bytes, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-
-    def counted(module, inputs, batch_size):
-        calls.append(len(inputs))
-        return outputs_of(module, inputs, batch_size)
-
-    monkeypatch.setattr("tasks.techniques.inference.outputs_of", counted)
-    spec = DistillResponse(student=STUDENT, schedule=SHORT)
-    spec.apply(teacher, make_context(load_baseline=lambda: teacher))
-    assert calls == [12, 2, 42]  # calibration rows, the student's example, the train split
-
-
 def test_apply_goes_on_with_the_incoming_model_when_no_student_is_given(
     teacher: bytes, make_context: MakeContext
 ) -> None:
@@ -193,7 +261,9 @@ def test_apply_leaves_the_teacher_frozen_and_records_what_is_worth_showing(
     assert "warning" not in details
 
 
-@pytest.mark.parametrize(("width", "message"), [(1, "below 10 %"), (6, "above 50 %")])
+@pytest.mark.parametrize(
+    ("width", "message"), [(1, "below 10 % accuracy often suffers: teach it inner features"), (6, "above 50 %")]
+)
 def test_apply_warns_when_the_student_is_out_of_the_useful_range(
     teacher: bytes, make_context: MakeContext, width: int, message: str
 ) -> None:
@@ -227,30 +297,64 @@ def test_apply_refuses_a_student_whose_outputs_do_not_fit(teacher: bytes, make_c
         DistillResponse(student=student).apply(teacher, make_context(load_baseline=lambda: teacher))
 
 
-def test_apply_learns_the_teachers_outputs_when_the_task_is_regression(make_context: MakeContext) -> None:
+@pytest.fixture(scope="module")
+def plane() -> Arrays:
+    """Rows whose target is linear in them."""
     rows = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
-    split = Arrays(rows, (rows @ np.array([1.0, -2.0, 0.5]) + 3).astype(np.float32))
-    linear = Architecture(
-        factory="tasks.models.mlp:mlp", kwargs={"input_shape": [3], "num_outputs": 1, "hidden": []}
-    )  # fmt: skip
-    context = make_context(task="regression", input_shape=(3,), num_outputs=1, load_split=lambda name: split)
-    baseline = Network.create(linear, seed=0)
-    schedule = Schedule(epochs=150, batch_size=64, learning_rate=0.3)
-    fit(baseline.module, split, label_loss("regression"), schedule, context)
-    context = make_context(
-        task="regression", input_shape=(3,), num_outputs=1, load_split=lambda name: split,
-        load_baseline=baseline.to_bytes,
-    )  # fmt: skip
-    spec = DistillResponse(student=linear, label_weight=0.0, schedule=schedule)
+    return Arrays(rows, (rows @ np.array([1.0, -2.0, 0.5]) + 3).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def linear_teacher(plane: Arrays, make_context: MakeContext) -> Network:
+    network = Network.create(LINEAR, seed=0)
+    fit(network.module, plane, label_loss("regression"), PATIENT, make_context(**TASK))
+    return network
+
+
+PATIENT = Schedule(epochs=150, batch_size=64, learning_rate=0.3)
+
+
+def test_apply_learns_the_teachers_outputs_when_the_task_is_regression(
+    plane: Arrays, linear_teacher: Network, make_context: MakeContext
+) -> None:
+    context = make_context(**TASK, load_split=lambda name: plane, load_baseline=linear_teacher.to_bytes)
+    spec = DistillResponse(student=LINEAR, label_weight=0.0, schedule=PATIENT)
     applied = spec.apply(b"", context)
     student = Network.from_bytes(applied.model).module
-    inputs = torch.from_numpy(rows)
-    gap = (outputs_of(student, inputs, 64) - outputs_of(baseline.module.eval(), inputs, 64)).abs().max()
+    inputs = torch.from_numpy(plane.x)
+    gap = (outputs_of(student, inputs, 64) - outputs_of(linear_teacher.module.eval(), inputs, 64)).abs().max()
     assert gap < 0.1  # of a range of 12; batch norm keeps the unbiased variance, 64 / 63 of that in training
     assert float(applied.details["teacher_r2"]) > 0.99
 
 
-@pytest.mark.parametrize("fields", [{"temperature": 0}, {"label_weight": 1.1}, {"alpha": 0.5}])
-def test_distill_response_rejects_fields_that_are_unknown_or_out_of_bounds(fields: dict[str, float]) -> None:
+def test_apply_learns_from_unlabelled_rows_when_the_task_is_regression(
+    plane: Arrays, linear_teacher: Network, make_context: MakeContext
+) -> None:
+    splits = {"train": Arrays(plane.x[:8], plane.y[:8]), "calibration": plane,
+              "unlabelled": Arrays(plane.x[8:], np.full(56, np.nan, dtype=np.float32))}  # fmt: skip
+    records: list[EpochRecord] = []
+    context = make_context(
+        **TASK, load_split=splits.get, load_baseline=linear_teacher.to_bytes, report=records.append
+    )  # fmt: skip
+    applied = DistillResponse(student=LINEAR, use_unlabelled=True, schedule=PATIENT).apply(b"", context)
+    student = Network.from_bytes(applied.model).module
+    errors = outputs_of(student, torch.from_numpy(plane.x), 64)[:, 0].numpy() - plane.y
+    assert np.abs(errors[8:]).max() < 0.2
+    assert records[-1].metrics["train_rmse"] < 0.1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 0},
+        {"final_temperature": 0},
+        {"temperature_schedule": "step"},
+        {"label_weight": 1.1},
+        {"confidence_filter": {"min_confidence": 1.1}},
+        {"teacher_cache_mib": -1},
+        {"alpha": 0.5},
+    ],
+)
+def test_distill_response_rejects_fields_that_are_unknown_or_out_of_bounds(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         DistillResponse.model_validate(fields)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tasks.models.mlp import mlp
+from tasks.models.mobilenet import mobilenet
 from tasks.models.resnet import resnet
+from tasks.models.vit import vit
 from tasks.techniques.pruning.coupling import Channels, Group, GroupKey
 
 
@@ -119,6 +121,50 @@ class Mixed(nn.Module):
         return self.head((both * self.attention(both)).mean([-1, -2]))
 
 
+class GroupNormed(nn.Module):
+    """Group norms over 4 groups of 3 and over single channels, an instance norm, and norms over positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm1 = nn.Conv2d(1, 12, 3, padding=1), nn.GroupNorm(4, 12)
+        self.second, self.norm2 = nn.Conv2d(12, 8, 1), nn.GroupNorm(8, 8)
+        self.third, self.norm3 = nn.Conv2d(8, 6, 1), nn.InstanceNorm2d(6, affine=True)
+        self.positions, self.head = nn.LayerNorm([8, 8]), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm1(self.first(x)))
+        x = torch.relu(self.norm2(self.second(x)))
+        return self.head(torch.relu(self.positions(self.norm3(self.third(x)))).mean((2, 3)))
+
+
+class Gated(nn.Module):
+    """Rows of an image as tokens, gated linear units cut by chunk, and a part of the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand, self.contract = nn.Linear(8, 12), nn.Linear(6, 10)
+        self.flat = nn.Linear(10 * 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.expand(x[:, 0]).chunk(2, dim=-1)  # [B, 8, 12]: each half has 6
+        tokens = self.contract(value * torch.sigmoid(gate)).relu()
+        return self.flat(tokens[:, 1:4].flatten(1))
+
+
+class Padded(nn.Module):
+    """A shortcut that fills up missing channels with zeros (He et al. 2016, option A)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 10, 3, stride=2, padding=1)
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        shortcut = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+        return self.head((shortcut + self.block(x)).relu().mean((2, 3)))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "plain": plain,
     "residual": lambda: resnet((1, 8, 8), 3, width=6, blocks=[2]),
@@ -130,6 +176,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mlp": lambda: mlp((1, 8, 8), 3, hidden=(12, 8)),
     "excited": Excited,
     "mixed": Mixed,
+    "group_normed": GroupNormed,
+    "gated": Gated,
+    "padded": Padded,
+    "mobilenet": lambda: mobilenet((1, 8, 8), 3, width=4, blocks=[1, 2], expansion=3),
+    "vit": lambda: vit((1, 8, 8), 3, patch=4, width=12, depth=2, heads=3),
 }
 
 

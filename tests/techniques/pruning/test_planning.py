@@ -1,4 +1,5 @@
 import copy
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -6,13 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
+from tasks.contracts.model import Architecture
+from tasks.models.architecture import Network
+from tasks.models.onnx_export import to_onnx
 from tasks.techniques.pruning.coupling import Group, Member, channels_to_keep
 from tasks.techniques.pruning.criteria import group_scores
 from tasks.techniques.pruning.graph import channel_groups
-from tasks.techniques.pruning.planning import Scope, best_units, final_widths, width_after
+from tasks.techniques.pruning.iterative import prunable
+from tasks.techniques.pruning.planning import Scope, WidthRules, best_units, final_widths, width_after
 from tasks.techniques.pruning.surgery import keep_channels
+from tasks.techniques.pruning.unit_pruning import narrow_channels
 
 
 def group(num_units: int, per_unit: int = 1) -> Group:
@@ -22,7 +29,8 @@ def group(num_units: int, per_unit: int = 1) -> Group:
 
 def widths(groups: list[Group], ratio: float, scope: Scope = "local", round_to: int = 1, floor: int = 2) -> list[int]:
     scores = [np.arange(1.0, each.num_units + 1) for each in groups]
-    return final_widths(groups, scores, ratio=ratio, scope=scope, round_to=round_to, min_channels=floor)
+    rules = WidthRules(scope=scope, round_to=round_to, min_channels=floor)
+    return final_widths(groups, scores, rules, ratio=ratio)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +69,27 @@ def test_final_widths_rank_all_groups_by_their_relative_scores_when_global() -> 
 
 def test_final_widths_pass_over_groups_at_their_floor_when_global() -> None:
     scores = [np.array([1.0, 1, 1, 1]), np.array([0.1, 0.1, 0.1, 9])]
-    kept = final_widths(
-        [group(4), group(4)], scores, ratio=0.5, scope="global", round_to=1, min_channels=3
-    )  # fmt: skip
-    assert kept == [3, 3]  # not 4 and 0, and never below the floor
+    rules = WidthRules(scope="global", round_to=1, min_channels=3)
+    assert final_widths([group(4), group(4)], scores, rules, ratio=0.5) == [
+        3,
+        3,
+    ]  # not 4 and 0, and never below the floor
+
+
+def test_final_widths_rank_scores_as_they_are_when_they_compare_across_layers() -> None:
+    scores = [np.array([10.0, 11, 12, 13]), np.array([1.0, 2, 3, 4])]
+    rules = WidthRules(scope="global", round_to=1, min_channels=1, min_units=1)
+    groups = [group(4), group(4)]
+    assert final_widths(groups, scores, rules, ratio=0.5, compares_layers=True) == [3, 1]
+    assert final_widths(groups, scores, rules, ratio=0.5) == [2, 2]  # relative to 11.5 and 2.5
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_final_widths_never_grow_when_the_ratio_does(scope: Scope) -> None:
+    groups = [group(24), group(10), group(8, per_unit=2)]
+    found = [widths(groups, ratio / 50, scope, round_to=4) for ratio in range(51)]
+    for wider, narrower in itertools.pairwise(found):
+        assert all(one >= other for one, other in zip(wider, narrower, strict=True))
 
 
 def test_width_after_goes_in_equal_steps_to_the_final_width() -> None:
@@ -125,7 +150,8 @@ def test_pruning_random_networks_keeps_outputs_widths_and_promises(
     x = torch.randn(3, 1, 4, 4, dtype=torch.float64)
     groups = [each for each in channel_groups(network, x) if each.reason is None]
     scores = [group_scores(network, each, "l2").numpy() for each in groups]
-    final = final_widths(groups, scores, ratio=ratio, scope=scope, round_to=round_to, min_channels=min_channels)
+    rules = WidthRules(scope=scope, round_to=round_to, min_channels=min_channels)
+    final = final_widths(groups, scores, rules, ratio=ratio)
     original = {each.key: each.num_units for each in groups}
     target = dict(zip(original, final, strict=True))
     for key, width in target.items():
@@ -150,3 +176,26 @@ def test_pruning_random_networks_keeps_outputs_widths_and_promises(
         torch.testing.assert_close(pruned(x), expected, rtol=1e-9, atol=1e-12)
     reached = {each.key: each.num_units for each in channel_groups(pruned, x) if each.reason is None}
     assert reached == target
+
+
+@pytest.mark.slow  # an export each
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(blocks=st.lists(block, min_size=1, max_size=4), ratio=st.floats(0.2, 0.9))
+def test_random_networks_answer_the_same_when_pruned_saved_reloaded_and_exported(
+    blocks: list[tuple[str, int]], ratio: float
+) -> None:
+    recipe = Architecture(factory=f"{Chain.__module__}:Chain", kwargs={"blocks": [list(each) for each in blocks]})
+    network = Network.create(recipe, seed=0)
+    x = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    groups = channel_groups(network.module, x)
+    chosen = prunable(groups)
+    scores = [group_scores(network.module, each, "l2").numpy() for each in chosen]
+    widths_left = final_widths(chosen, scores, WidthRules(scope="global", round_to=1, min_channels=2), ratio=ratio)
+    kept = {each.key: best_units(score, width) for each, score, width in zip(chosen, scores, widths_left, strict=True)}
+    pruned = narrow_channels(network, groups, kept)
+    expected = pruned.module.eval()(x)
+    reloaded = Network.from_bytes(pruned.to_bytes())
+    assert torch.equal(reloaded.module(x), expected)
+    session = InferenceSession(to_onnx(reloaded, (1, 4, 4), "float32"), providers=["CPUExecutionProvider"])
+    (outputs,) = session.run(None, {"input": x.numpy()})
+    np.testing.assert_allclose(outputs, expected.detach().numpy(), rtol=1e-3, atol=1e-5)

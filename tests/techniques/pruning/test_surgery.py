@@ -24,6 +24,11 @@ STRUCTURES = [
     "mlp",
     "excited",
     "mixed",
+    "group_normed",
+    "gated",
+    "padded",
+    "mobilenet",
+    "vit",
 ]
 
 

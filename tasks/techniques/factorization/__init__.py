@@ -1,0 +1,1 @@
+"""Factorization: a layer becomes two or three thinner ones in a row."""

@@ -1,0 +1,1 @@
+"""Weight sharing: weights take few values, stored as short numbers of codebook entries."""
