@@ -10,14 +10,14 @@ from pydantic import ConfigDict, Field
 
 from tasks.contracts.model import Architecture, ModelFormat
 from tasks.techniques.distillation.fields import LabelWeight, Student, TeacherCacheMib, TeacherFloor, Temperature
-from tasks.techniques.distillation.losses import softened_divergence, squared_errors
+from tasks.techniques.distillation.recovery import taught_loss
 from tasks.techniques.distillation.student import make_student, student_facts
 from tasks.techniques.distillation.teacher import Teacher, calibration_score, verified, verified_teacher
 from tasks.techniques.technique import ALL_INVARIANTS, Applied, Arrays, Invariant, StageContext, TechniqueSpec
-from tasks.techniques.training import Batch, Loss, Schedule, device_for, label_loss
+from tasks.techniques.training import Loss, Schedule, device_for, label_loss
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tasks.techniques.distillation.parts import Progress
     from tasks.techniques.distillation.teacher_outputs import TeacherOutputs
@@ -124,16 +124,7 @@ class DistillEnsemble(TechniqueSpec):
     def _loss(self, answers: "TeacherOutputs", schedule: Schedule, context: StageContext) -> Loss:
         """Return the loss of the class docstring."""
         hard = label_loss(context.task, schedule.label_smoothing)
-
-        def loss(outputs_BK: "Tensor", batch: Batch) -> "Tensor":
-            teacher_BK = answers.outputs_for(batch)
-            if context.task == "classification":
-                soft = softened_divergence(outputs_BK, teacher_BK, self.temperature)
-            else:
-                soft = squared_errors(outputs_BK, teacher_BK).mean()
-            return self.label_weight * hard(outputs_BK, batch) + (1 - self.label_weight) * soft
-
-        return loss
+        return taught_loss(hard, answers, context.task, label_weight=self.label_weight, temperature=self.temperature)
 
     def _member_facts(self, members: "list[nn.Module]", context: StageContext, device: str) -> Details:
         """Say how many there are, and how good they are alone."""

@@ -7,14 +7,14 @@ from pydantic import Field
 
 from tasks.contracts.model import ModelFormat
 from tasks.techniques.distillation.fields import LabelWeight, TeacherCacheMib, TeacherFloor, Temperature
-from tasks.techniques.distillation.losses import softened_divergence, squared_errors
 from tasks.techniques.distillation.phases import run_phases
+from tasks.techniques.distillation.recovery import taught_loss
 from tasks.techniques.distillation.teacher import calibration_score, verified
 from tasks.techniques.technique import Applied, Invariant, StageContext, TechniqueSpec
-from tasks.techniques.training import Batch, Schedule, device_for, fit, label_loss
+from tasks.techniques.training import Schedule, device_for, fit, label_loss
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 class DistillSelf(TechniqueSpec):
@@ -83,14 +83,6 @@ class DistillSelf(TechniqueSpec):
             teacher.module, train.x, context, augmentation, device, cache_mib=self.teacher_cache_mib
         )
         hard = label_loss(context.task, self.schedule.label_smoothing)
-
-        def loss(outputs_BK: "Tensor", batch: Batch) -> "Tensor":
-            teacher_BK = answers.outputs_for(batch)
-            if context.task == "classification":
-                soft = softened_divergence(outputs_BK, teacher_BK, self.temperature)
-            else:
-                soft = squared_errors(outputs_BK, teacher_BK).mean()
-            return self.label_weight * hard(outputs_BK, batch) + (1 - self.label_weight) * soft
-
+        loss = taught_loss(hard, answers, context.task, label_weight=self.label_weight, temperature=self.temperature)
         fit(child.module, train, loss, self.schedule, context, first_step=first_step, device=device)
         return child.to_bytes()

@@ -4,19 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tasks.contracts.model import EpochRecord
-from tasks.techniques.pruning.rounds import Round, RoundCheckpoints, last_round
+from tasks.techniques.rounds import Round, RoundCheckpoints, last_round
 from tasks.techniques.technique import StageContext
 
 Phase = Callable[[bytes, StageContext, int], bytes]
 """From what the phase before made, the context to train in, and the `first_step` of its training, to what it makes."""
-
-
-class _PhaseCheckpoints(RoundCheckpoints):
-    """A phase's checkpoints; one that was saved before its training began holds none of the training."""
-
-    def load(self) -> bytes | None:
-        """See `Checkpoints.load`."""
-        return super().load() or None
 
 
 def run_phases(phases: Sequence[Phase], initial: bytes, context: StageContext) -> bytes:
@@ -43,7 +35,7 @@ def run_phases(phases: Sequence[Phase], initial: bytes, context: StageContext) -
     made = current.network if current else initial
     for number, phase in enumerate(phases[first - 1 :], start=first):
         begun = Round(number, made, tuple(records))
-        checkpoints = _PhaseCheckpoints(context.checkpoints, begun)
+        checkpoints = RoundCheckpoints(context.checkpoints, begun)
         if number > 1 and (current is None or current.number != number):
             checkpoints.save(b"")
         made = phase(made, replace(context, checkpoints=checkpoints, report=report), len(records) + 1)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks.contracts.data import Task
 from tasks.techniques.distillation.losses import softened_divergence, squared_errors
 from tasks.techniques.distillation.teacher import verified_teacher
 from tasks.techniques.technique import StageContext
@@ -11,6 +12,8 @@ from tasks.techniques.training import Batch, Loss, Schedule, label_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from tasks.techniques.distillation.teacher_outputs import TeacherOutputs
 
 TEMPERATURE = 4.0
 """Of the soft term, unless the technique has a field for it (Hinton et al. 2015)."""
@@ -60,13 +63,28 @@ def recovery_loss(
     teacher = verified_teacher(context.load_baseline(), context, floor, device)
     answers = TeacherOutputs(teacher.module, inputs, context, schedule.augmentation, device, cache_mib=cache_mib)
 
+    score = "teacher_accuracy" if context.task == "classification" else "teacher_r2"
+    loss = taught_loss(hard, answers, context.task, label_weight=1 - teacher_weight, temperature=temperature)
+    return loss, {score: teacher.score, **answers.details()}
+
+
+def taught_loss(hard: Loss, answers: "TeacherOutputs", task: Task, *, label_weight: float, temperature: float) -> Loss:
+    """Return w label loss + (1 - w) soft loss, the soft one against a teacher's answers.
+
+    Args:
+        hard: the label loss.
+        answers: the teacher's, for the rows that are trained on.
+        task: T^2 KL for classes, squared errors for regression.
+        label_weight: w.
+        temperature: T.
+    """
+
     def loss(outputs_BK: "Tensor", batch: Batch) -> "Tensor":
         teacher_BK = answers.outputs_for(batch)
-        if context.task == "classification":
+        if task == "classification":
             soft = softened_divergence(outputs_BK, teacher_BK, temperature)
         else:
             soft = squared_errors(outputs_BK, teacher_BK).mean()
-        return (1 - teacher_weight) * hard(outputs_BK, batch) + teacher_weight * soft
+        return label_weight * hard(outputs_BK, batch) + (1 - label_weight) * soft
 
-    score = "teacher_accuracy" if context.task == "classification" else "teacher_r2"
-    return loss, {score: teacher.score, **answers.details()}
+    return loss

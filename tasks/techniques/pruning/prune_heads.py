@@ -55,8 +55,8 @@ class PruneHeads(PrunesInRounds):
         from tasks.techniques.pruning.masks import require_plain_or_masked
         from tasks.techniques.pruning.measures import size_facts
         from tasks.techniques.pruning.planning import WidthRules
-        from tasks.techniques.pruning.rounds import last_round
         from tasks.techniques.pruning.unit_pruning import UnitPruning
+        from tasks.techniques.rounds import last_round
 
         incoming = Network.from_bytes(model)
         require_plain_or_masked(incoming.module)

@@ -56,7 +56,7 @@ class PruneLayers(PrunesInRounds):
         from tasks.models.architecture import Network
         from tasks.techniques.pruning.blocks import removable_blocks
         from tasks.techniques.pruning.measures import size_facts
-        from tasks.techniques.pruning.rounds import last_round
+        from tasks.techniques.rounds import last_round
 
         incoming = Network.from_bytes(model)
         rows = context.load_split("calibration")

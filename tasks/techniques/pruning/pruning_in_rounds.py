@@ -12,8 +12,8 @@ from tasks.techniques.training import Loss, Schedule, device_for, fit, label_los
 
 if TYPE_CHECKING:
     from tasks.models.architecture import Network
-    from tasks.techniques.pruning.rounds import Round
     from tasks.techniques.pruning.scoring import Scorer
+    from tasks.techniques.rounds import Round
 
 Facts = Mapping[str, float | int | str]
 Remove = Callable[["Network", int], "tuple[Network, Facts]"]
@@ -78,7 +78,7 @@ class PrunesInRounds(TechniqueSpec):
             The last round's network, and the facts of all rounds; of equal names the latest.
         """
         from tasks.techniques.distillation.recovery import recovery_loss
-        from tasks.techniques.pruning.rounds import Round
+        from tasks.techniques.rounds import Round
 
         train, device = context.load_split("train"), device_for(self.resources.num_gpus)
         loss, taught = recovery_loss(context, self.fine_tune, train.x, self.teacher_weight, device)
@@ -100,7 +100,7 @@ class PrunesInRounds(TechniqueSpec):
     ) -> "Network":
         """Train the network of one round and add its epochs to `records`."""
         from tasks.models.architecture import Network
-        from tasks.techniques.pruning.rounds import RoundCheckpoints
+        from tasks.techniques.rounds import RoundCheckpoints
 
         def report(record: EpochRecord) -> None:
             records.append(record)

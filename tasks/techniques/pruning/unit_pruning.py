@@ -17,9 +17,9 @@ from tasks.techniques.pruning.iterative import FindGroups, Planner, PruningPlan,
 from tasks.techniques.pruning.masks import require_two_four, two_four_layers
 from tasks.techniques.pruning.measures import latency_reduction, multiply_adds, num_parameters
 from tasks.techniques.pruning.planning import WidthRules
-from tasks.techniques.pruning.rounds import Round
 from tasks.techniques.pruning.scoring import Scorer
 from tasks.techniques.pruning.surgery import keep_channels
+from tasks.techniques.rounds import Round
 from tasks.techniques.technique import StageContext
 
 Kept = Mapping[GroupKey, Channels]

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from tasks.contracts.model import EpochRecord
-from tasks.techniques.pruning.rounds import Round, RoundCheckpoints, last_round
+from tasks.techniques.rounds import Round, RoundCheckpoints, last_round
 
 
 class MemoryCheckpoints:

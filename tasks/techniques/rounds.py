@@ -25,7 +25,7 @@ class Round:
     number: int
     """From 1."""
     network: bytes
-    """The torch artifact that the round trains: already pruned."""
+    """The torch artifact that the round starts from."""
     records: tuple[EpochRecord, ...]
     """The epochs of all earlier rounds."""
     facts: Mapping[str, float | int | str] = field(default_factory=dict)
@@ -44,11 +44,11 @@ class RoundCheckpoints:
         self._checkpoints.save(_pack(self._current, data))
 
     def load(self) -> bytes | None:
-        """Return the training's checkpoint if it is of this round."""
+        """Return the training's checkpoint if it is of this round and its training has begun."""
         stored = _unpack(self._checkpoints.load())
         if stored is None or stored[0].number != self._current.number:
             return None
-        return stored[1]
+        return stored[1] or None
 
 
 def last_round(checkpoints: Checkpoints) -> Round | None:
