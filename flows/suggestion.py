@@ -27,15 +27,17 @@ _HARDEST = 0.7
 """Share of the channels above which pruning is no longer suggested."""
 _SHARES = (0.75, 0.5, 0.375, 0.25, 0.1875, 0.125, 0.09375, 0.0625)
 """Widths that a student is tried at, of the baseline's."""
-_WIDTHS = {
-    "tasks.models.convnet:convnet": "widths",
-    "tasks.models.mlp:mlp": "hidden",
-    "tasks.models.mobilenet:mobilenet": "width",
-    "tasks.models.resnet:resnet": "width",
-    "tasks.models.text_encoder:text_encoder": "width",
-    "tasks.models.vit:vit": "width",
+_WIDTHS: dict[str, tuple[str, int | list[int]]] = {
+    "tasks.models.convnet:convnet": ("widths", [16, 32, 64]),
+    "tasks.models.mlp:mlp": ("hidden", [64, 64]),
+    "tasks.models.mobilenet:mobilenet": ("width", 16),
+    "tasks.models.resnet:resnet": ("width", 32),
+    "tasks.models.text_encoder:text_encoder": ("width", 64),
+    "tasks.models.vit:vit": ("width", 64),
 }
-"""The argument that says how wide each shipped factory builds."""
+"""The argument that says how wide each shipped factory builds, and its default."""
+_NARROW = 16
+"""Width below which int8 tends to be slower than float32."""
 
 Chain = list[dict[str, Any]]
 CountParameters = Callable[[Architecture], int]
@@ -59,6 +61,7 @@ class Request:
     size_ratio: float | None
     """Largest size, as a share of the baseline's; None if size is not asked for."""
     latency_ratio: float | None
+    """Largest latency, as a share of the baseline's; None if latency is not asked for."""
 
     @property
     def size_bytes(self) -> float:
@@ -192,27 +195,39 @@ def _taught(request: Request, student: Architecture, num_parameters: int, bits: 
         last: dict[str, Any] = {"kind": "quantize_static"}
     else:
         last = {"kind": "quantize_aware", "weight_bits": 4, "schedule": _fine_tuning(request.train)}
+    if _narrowest(student) < _NARROW and request.latency_ratio is None:
+        last["allow_slower"] = True
     why = (
         f"a student with {num_parameters / request.num_parameters:.1%} of the baseline's {request.num_parameters:,} "
         f"parameters learns from it at T = 4 for twice its epochs, then {bits}-bit weights"
     )
+    if _narrowest(student) < _NARROW:
+        why += f"; at widths below {_NARROW} int8 may be slower than float32"
+        why += ", which allow_slower accepts" if request.latency_ratio is None else ", which fails the stage"
     if num_parameters < 0.1 * request.num_parameters:
         why += "; below 10 % of the teacher accuracy often suffers: try distill_features too"
     return Suggestion(f"student-int{bits}", [distill, last], why)
 
 
 def scaled(model: Architecture, share: float) -> Architecture | None:
-    """Return the architecture at `share` of its width, in multiples of 4; None for factories that are not ours."""
-    argument = _WIDTHS.get(model.factory)
-    width = model.kwargs.get(argument) if argument else None
-    if argument is None or width is None:
+    """Return the architecture at `share` of its width, in multiples of 4 and of its heads; None for users' own."""
+    if model.factory not in _WIDTHS:
         return None
+    argument, default = _WIDTHS[model.factory]
+    width = model.kwargs.get(argument, default)
+    step = math.lcm(4, int(model.kwargs.get("heads", 1)))
 
     def narrower(value: int) -> int:
-        return max(4, round(value * share / 4) * 4)
+        return max(step, round(value * share / step) * step)
 
     new = [narrower(one) for one in width] if isinstance(width, list | tuple) else narrower(width)
     return model.model_copy(update={"kwargs": model.kwargs | {argument: new}})
+
+
+def _narrowest(model: Architecture) -> int:
+    argument, default = _WIDTHS[model.factory]
+    width = model.kwargs.get(argument, default)
+    return min(width) if isinstance(width, list | tuple) else int(width)
 
 
 def written(document: dict[str, Any], suggestions: list[Suggestion]) -> str:

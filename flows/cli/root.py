@@ -36,7 +36,7 @@ app = typer.Typer(
     "2 bad input, 3 infrastructure.",
 )
 app.command()(run)
-app.add_typer(plan.app, name="plan", help="Validate and show plans.")
+app.add_typer(plan.app, name="plan", help="Validate, show and suggest plans.")
 app.add_typer(data.app, name="data", help="Data sets and their versions.")
 app.command()(techniques)
 app.add_typer(runs.app, name="runs", help="Past runs.")

@@ -57,12 +57,18 @@ class Augmentation(Value):
         """Whether a row is only ever seen in `num_views` ways, or as it is."""
         return self.is_identity or (self.num_views > 0 and not self.mixup)
 
-    def check(self, input_shape: tuple[int, ...]) -> None:
-        """Check that rows of `input_shape` can be varied this way.
+    def check(self, input_shape: tuple[int, ...], dtype: str = "float32") -> None:
+        """Check that rows of `input_shape` and `dtype` can be varied this way.
 
         Raises:
-            TechniqueError: the rows are not images [C, H, W], or a shift or a cutout would hide them.
+            TechniqueError: the rows are not images [C, H, W], a shift or a cutout would hide them, or they are no
+                numbers that can be blended.
         """
+        if self.mixup and dtype != "float32":
+            raise TechniqueError(
+                f"augmentation.mixup={self.mixup:g} blends rows of float32, but these are {dtype} (token ids); "
+                "leave it out"
+            )
         for name, pixels in (("shift_pixels", self.shift_pixels), ("cutout_pixels", self.cutout_pixels)):
             _require_images(name, pixels, input_shape)
             if pixels and pixels >= min(input_shape[1:]):

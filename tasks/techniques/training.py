@@ -204,7 +204,7 @@ def _check(module: "nn.Module", split: Arrays, schedule: Schedule) -> None:
         )
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise TechniqueError(f"{type(module).__name__} has no trainable parameter; train a network that has some")
-    schedule.augmentation.check(split.x.shape[1:])
+    schedule.augmentation.check(split.x.shape[1:], split.x.dtype.name)
     if schedule.channels_last and split.x.ndim != 4:
         raise TechniqueError(
             f"schedule.channels_last needs images of shape [C, H, W], but the rows have shape "

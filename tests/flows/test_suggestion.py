@@ -1,3 +1,5 @@
+import importlib
+import inspect
 import math
 from typing import Any
 
@@ -5,7 +7,7 @@ import pytest
 import yaml
 
 from flows.plan import parse_plan
-from flows.suggestion import Request, request_of, scaled, suggest, suggest_plan, written
+from flows.suggestion import _WIDTHS, Request, request_of, scaled, suggest, suggest_plan, written
 from tasks.contracts.errors import PlanError
 from tasks.contracts.model import Architecture
 from tasks.decisions.gates import Constraints
@@ -104,3 +106,29 @@ def test_written_is_a_valid_plan_that_says_why() -> None:
 def test_suggest_plan_needs_the_baselines_architecture() -> None:
     with pytest.raises(PlanError, match=r"needs baseline\.train"):
         suggest_plan(DOCUMENT | {"baseline": {"load": "model.zip"}}, "toy.yaml")
+
+
+@pytest.mark.parametrize("factory", _WIDTHS)
+def test_width_of_every_factory_and_its_default_are_those_of_its_signature(factory: str) -> None:
+    module, _, name = factory.partition(":")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    argument, default = _WIDTHS[factory]
+    own = parameters[argument].default
+    assert (list(own) if isinstance(own, tuple) else own) == default
+
+
+def test_scaled_keeps_transformers_divisible_by_their_heads() -> None:
+    vit = Architecture(factory="tasks.models.vit:vit", kwargs={"width": 64, "heads": 8})
+    narrow = scaled(vit, 0.1875)
+    assert narrow is not None
+    assert narrow.kwargs["width"] == 16
+
+
+@pytest.mark.parametrize(("latency_ratio", "allowed"), [(None, True), (0.5, None)])
+def test_suggest_lets_a_narrow_int8_student_be_slower_only_where_size_alone_counts(
+    latency_ratio: float | None, allowed: bool | None
+) -> None:
+    request = Request(TRAIN, quadratic(RESNET), 0.05, latency_ratio)
+    student = next(one for one in suggest(request, quadratic) if one.name == "student-int8")
+    assert student.chain[-1].get("allow_slower") is allowed
+    assert "slower than float32" in student.why

@@ -122,3 +122,8 @@ def test_check_refuses_rows_that_are_no_images(fields: dict[str, Any]) -> None:
 def test_check_refuses_what_hides_the_whole_image(fields: dict[str, Any]) -> None:
     with pytest.raises(TechniqueError, match="leaves nothing to see"):
         Augmentation.model_validate(fields).check((1, 2, 8))
+
+
+def test_check_refuses_to_blend_token_ids() -> None:
+    with pytest.raises(TechniqueError, match=r"mixup=0.2 blends rows of float32, but these are int64"):
+        Augmentation(mixup=0.2).check((7,), "int64")

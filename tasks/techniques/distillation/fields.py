@@ -34,7 +34,8 @@ TeacherCacheMib = Annotated[
     Field(
         ge=0,
         le=1_048_576,
-        description="Most memory for the teacher's outputs, MiB. Without augmentation they are kept, so that the "
-        "teacher runs once; where they do not fit it runs on every batch. 0 keeps none.",
+        description="Most memory for the teacher's outputs, MiB. Where views repeat (no augmentation, or num_views) "
+        "they are kept, so that the teacher sees each once; where they do not fit it runs on every batch. "
+        "0 keeps none.",
     ),
 ]

@@ -14,6 +14,7 @@ from tasks.techniques.distillation.features import Caught, caught, layer_shapes
 from tasks.techniques.distillation.guides import Features, Guide
 from tasks.techniques.distillation.layer_pairs import LayerPair, LayerShape, Tap, check_pairs
 from tasks.techniques.distillation.losses import softened_divergence, squared_errors
+from tasks.techniques.distillation.teacher_outputs import TeacherOutputs
 from tasks.techniques.technique import StageContext
 from tasks.techniques.training import Batch, Schedule, fit, label_loss
 
@@ -73,10 +74,13 @@ class GuidedTraining:
             guide = self._measured_guide(network.module, student_caught, teacher_caught, context) if pairs else None
             module = network.module if guide is None else GuidedStudent(network.module, guide)
             hard = label_loss(context.task, schedule.label_smoothing)
+            train = context.load_split("train")
+            answers = TeacherOutputs(self.teacher, train.x, context, schedule.augmentation, self.device)
 
             def loss(outputs_BK: Tensor, batch: Batch) -> Tensor:
+                # features are of every batch anew; answers alone may be known already
                 with torch.no_grad():
-                    teacher_BK = self.teacher(batch.inputs)
+                    teacher_BK = answers.outputs_for(batch) if guide is None else self.teacher(batch.inputs)
                 terms = []
                 if weights.label:
                     terms.append(weights.label * hard(outputs_BK, batch))
@@ -86,7 +90,6 @@ class GuidedTraining:
                     terms.append(weights.guide * guide(student_caught.take(), teacher_caught.take()))
                 return torch.stack(terms).sum()
 
-            train = context.load_split("train")
             fit(module, train, loss, schedule, context, first_step=first_step, device=self.device)
         return network.to_bytes()
 

@@ -82,7 +82,10 @@ class QuantizeAuto(TechniqueSpec):
         if drop <= self.static_drop_limit:
             return Applied(static.model, {"used": "quantize_static", **figures, **static.details})
         aware = self._placed(self.aware).apply(model, context)
-        figures[f"aware_{metric}"] = _quality(aware.model, validation, context.task)[1]
+        _, trained = _quality(aware.model, validation, context.task)
+        figures[f"aware_{metric}"] = trained
+        if _drop(context.task, before, trained) > drop:  # training made it worse
+            return Applied(static.model, {"used": "quantize_static", **figures, **static.details})
         return Applied(aware.model, {"used": "quantize_aware", **figures, **aware.details})
 
     def _placed(self, spec: T) -> T:

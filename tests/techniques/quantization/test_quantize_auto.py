@@ -51,12 +51,23 @@ def test_apply_keeps_the_static_model_and_trains_nothing_when_it_is_good_enough(
 
 def test_apply_trains_when_the_static_model_loses_more_than_the_limit(regressor, context):
     records: list[EpochRecord] = []
-    spec = QuantizeAuto(static=STATIC, aware=AWARE, static_drop_limit=-1.0)
+    clipping = STATIC.model_copy(update={"calibration": "percentile", "percentile": 90.0})
+    spec = QuantizeAuto(static=clipping, aware=AWARE, static_drop_limit=0.02)
     context = StageContext(**{**vars(context), "report": records.append})
     applied = spec.apply(regressor.to_bytes(), context)
     assert (applied.details["used"], len(records)) == ("quantize_aware", spec.planned_epochs)
+    assert applied.details["static_drop"] > 0.02
     assert applied.details["aware_rmse"] < 1.1 * applied.details["float_rmse"]
     assert applied.details["validation_rows"] == 200
+
+
+def test_apply_keeps_the_static_model_when_training_made_it_worse(regressor, context):
+    ruinous = AWARE.model_copy(update={"schedule": Schedule(epochs=1, learning_rate=0.5)})
+    spec = QuantizeAuto(static=STATIC, aware=ruinous, static_drop_limit=-1.0)
+    applied = spec.apply(regressor.to_bytes(), context)
+    assert applied.details["aware_rmse"] > applied.details["static_rmse"]
+    assert applied.details["used"] == "quantize_static"
+    assert applied.model == STATIC.apply(to_onnx(regressor, (4,), "float32"), context).model
 
 
 def test_drop_is_in_points_of_accuracy_or_relative_to_the_error():
