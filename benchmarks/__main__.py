@@ -16,9 +16,15 @@ from benchmarks.plan_runs import DATA_VARIABLE
 from benchmarks.result import BenchmarkResult
 from benchmarks.table import HEADER, table_rows, write_page
 
-SHORT = ("compression", "gateway", "rollout-traffic", "stage-cache")
+SHORT = ("compression", "distillation-cost", "gateway", "rollout-traffic", "stage-cache")
 """Minutes each, on data that need no download; run when no name is given."""
-LONG = ("california-housing", "clinc150", "fashion-mnist")
+LONG = (
+    "california-housing",
+    "clinc150",
+    "fashion-mnist",
+    "fashion-mnist-distillation",
+    "fashion-mnist-techniques",
+)
 """Up to hours each, on data below `--data`; run by name."""
 NAMES = (*SHORT, *LONG)
 _RESULTS = Path(__file__).parent / "results"

@@ -9,7 +9,7 @@ _SEEDS = (0, 1, 2)
 def measure() -> Findings:
     """Run the plan for three seeds of its candidates."""
     return measure_plan(
-        "california-housing.yaml",
+        "plans/california-housing.yaml",
         "california-housing/housing.csv",
         "How small does a network for the house prices of California get, and what does it cost in error?",
         _SEEDS,

@@ -9,7 +9,7 @@ _SEEDS = (0, 1, 2)
 def measure() -> Findings:
     """Run the plan for three seeds of its candidates."""
     return measure_plan(
-        "clinc150.yaml",
+        "plans/clinc150.yaml",
         "clinc150/data_full.json",
         "How small and fast does a transformer for the 150 intents of CLINC150 get, and what does it cost in accuracy?",
         _SEEDS,

@@ -6,7 +6,7 @@ report shows, not this.
 
 from pathlib import Path
 
-from benchmarks.digits import NUM_CLASSES, digits, quantization_context
+from benchmarks.digits import NUM_CLASSES, digits, in_memory_context
 from benchmarks.result import RATIO, Figure, Findings, figure, ratio
 from flows.plan import CompressionPlan, load_plan
 from tasks.contracts.evaluation import LATENCY_BATCH_SIZES
@@ -62,7 +62,7 @@ def _models(plan: CompressionPlan, rows: Arrays) -> tuple[bytes, dict[str, bytes
     models = {
         _BASELINE: to_onnx(baseline, _SHAPE, "float32"),
         _STUDENT: exported,
-        _INT8: quantize.apply(exported, quantization_context(rows, _SEED)).model,
+        _INT8: quantize.apply(exported, in_memory_context(rows, _SEED)).model,
     }
     return baseline.to_bytes(), models
 

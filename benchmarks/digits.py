@@ -15,8 +15,8 @@ def digits() -> Arrays:
     return Arrays((shipped.images[:, None] / 16.0).astype(np.float32), shipped.target.astype(np.int64))
 
 
-def quantization_context(rows: Arrays, seed: int) -> StageContext:
-    """Return what quantisation needs: calibration rows, and nothing that trains."""
+def in_memory_context(rows: Arrays, seed: int) -> StageContext:
+    """Return the surroundings of a stage in memory: the same rows for every split, and no baseline."""
     return StageContext(
         task="classification",
         input_shape=rows.x.shape[1:],
@@ -30,7 +30,7 @@ def quantization_context(rows: Arrays, seed: int) -> StageContext:
 
 
 class _NoCheckpoints:
-    """Quantisation is over before a checkpoint would pay."""
+    """Nothing is resumed in a benchmark."""
 
     def save(self, data: bytes) -> None:
         """Keep nothing."""

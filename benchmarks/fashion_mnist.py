@@ -9,7 +9,7 @@ _SEEDS = (0, 1, 2)
 def measure() -> Findings:
     """Run the plan for three seeds of its candidates."""
     return measure_plan(
-        "fashion-mnist.yaml",
+        "plans/fashion-mnist.yaml",
         "fashion-mnist/fashion_mnist.npz",
         "How small and fast does a residual network for Fashion-MNIST get, and what does it cost in accuracy?",
         _SEEDS,

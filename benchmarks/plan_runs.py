@@ -17,14 +17,14 @@ from tasks.contracts.run import CandidateSummary, RunDossier
 DATA_VARIABLE = "BENCHMARK_DATA"
 """Folder of the data sets, as `python -m benchmarks --data` hands it on."""
 
-_PLANS = Path(__file__).parents[1] / "plans"
+_ROOT = Path(__file__).parents[1]
 
 
 def measure_plan(plan: str, data_file: str, question: str, seeds: Sequence[int]) -> Findings:
-    """Run `plans/<plan>` once for each seed of the candidates.
+    """Run a plan once for each seed of the candidates.
 
     Args:
-        plan: file name of the plan.
+        plan: path of the plan, from the root of the checkout.
         data_file: where the plan's data lie below the folder of the data sets.
         question: what the benchmark answers.
         seeds: of the candidates' stages.
@@ -33,12 +33,12 @@ def measure_plan(plan: str, data_file: str, question: str, seeds: Sequence[int])
         DataError: the folder is not named, or the file is not there.
     """
     dossiers = run_plan(plan, data_file, seeds)
-    loaded = load_plan(_PLANS / plan)
+    loaded = load_plan(_ROOT / plan)
     rows = dossiers[0].record.dataset.splits["test"]
     return Findings(
         question=question,
         setup=(
-            f"`plans/{plan}`, cold; every figure is of the test split ({rows:,} rows), which the gate reads once a "
+            f"`{plan}`, cold; every figure is of the test split ({rows:,} rows), which the gate reads once a "
             "run; candidates were designed on the validation split. One repeat for each seed of the candidates, all "
             "against one baseline. `baseline / it` compares the ONNX files and their p50 at batch 1, one thread."
         ),
@@ -49,7 +49,7 @@ def measure_plan(plan: str, data_file: str, question: str, seeds: Sequence[int])
 
 
 def run_plan(plan: str, data_file: str, seeds: Sequence[int]) -> list[RunDossier]:
-    """Compress by `plans/<plan>` without a rollout, once for each seed of the candidates."""
+    """Compress by a plan without a rollout, once for each seed of the candidates."""
     from flows.compression import compress_model
     from tasks.runtime.prefect_server import start_prefect_server
     from tasks.runtime.settings import current_settings
@@ -57,7 +57,7 @@ def run_plan(plan: str, data_file: str, seeds: Sequence[int]) -> list[RunDossier
     path = data_path(data_file)
     start_prefect_server(current_settings())
     return [
-        compress_model(load_plan(_PLANS / plan, (f"dataset.path={path}", f"candidate_seed={seed}"))) for seed in seeds
+        compress_model(load_plan(_ROOT / plan, (f"dataset.path={path}", f"candidate_seed={seed}"))) for seed in seeds
     ]
 
 

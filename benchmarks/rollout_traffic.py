@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.digits import NUM_CLASSES, digits, quantization_context
+from benchmarks.digits import NUM_CLASSES, digits, in_memory_context
 from benchmarks.onnx_models import linear
 from benchmarks.result import Figure, Findings, figure
 from tasks.adapters.embedded_gateway import gateway
@@ -250,7 +250,7 @@ def _models(train: Arrays) -> Models:
     quantize = QuantizeStatic(allow_slower=True)  # a linear model of 64 features is only made smaller
     return Models(
         champion,
-        quantize.apply(champion, quantization_context(train, _SEED)).model,
+        quantize.apply(champion, in_memory_context(train, _SEED)).model,
         linear(weight[:, permuted], bias[permuted]),
     )
 
