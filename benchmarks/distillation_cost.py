@@ -13,8 +13,10 @@ from tasks.models.architecture import Network
 from tasks.techniques.augmentation import Augmentation
 from tasks.techniques.distillation.recovery import taught_loss
 from tasks.techniques.distillation.teacher_outputs import TeacherOutputs
+from tasks.techniques.loss import Loss, label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays
-from tasks.techniques.training import Loss, Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 _NUM_ROWS, _BATCH_SIZE, _NUM_REPEATS = 1280, 128, 20
 _SHAPE, _NUM_CLASSES = (1, 28, 28), 10

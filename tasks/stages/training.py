@@ -1,8 +1,10 @@
 """Training a baseline from scratch."""
 
 from tasks.contracts.model import Architecture
+from tasks.techniques.loss import label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Applied, StageContext
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 
 def train_model(model: Architecture, schedule: Schedule, context: StageContext, *, device: str = "cpu") -> Applied:

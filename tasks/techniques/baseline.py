@@ -4,8 +4,8 @@ from pydantic import Field
 
 from tasks.contracts.model import Architecture
 from tasks.contracts.value import Value
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Resources
-from tasks.techniques.training import Schedule
 
 
 class TrainSpec(Value):

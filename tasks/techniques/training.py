@@ -7,111 +7,20 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import Field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tasks.contracts.data import Task
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import EpochRecord
-from tasks.contracts.value import Value
-from tasks.techniques.augmentation import Augmentation, Views
+from tasks.techniques.augmentation import Views
+from tasks.techniques.loss import Batch, Loss, is_labelled
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
     from torch.optim import Optimizer
-
-
-class Schedule(Value):
-    """How long and how fast to train."""
-
-    epochs: int = Field(default=20, ge=1, le=100_000, description="Passes over the train split.")
-    batch_size: int = Field(default=64, ge=2, le=1_048_576, description="Rows per optimizer step.")
-    optimizer: Literal["sgd", "adamw"] = Field(
-        default="adamw", description="`sgd` uses Nesterov momentum 0.9; `adamw` decouples weight decay."
-    )
-    learning_rate: float = Field(default=3e-3, gt=0, le=10, description="Peak, reached at the end of the warm-up.")
-    weight_decay: float = Field(
-        default=1e-2, ge=0, le=1, description="Applied to matrices and kernels, not to biases and norm scales."
-    )
-    warmup_fraction: float = Field(
-        default=0.1, ge=0, lt=1, description="Share of all steps with linear warm-up; the rest falls by a cosine to 0."
-    )
-    label_smoothing: float = Field(
-        default=0.0, ge=0, lt=1, description="Probability mass that label targets spread evenly over all classes."
-    )
-    augmentation: Augmentation = Field(default=Augmentation(), description="Random views of the training rows.")
-    channels_last: bool = Field(
-        default=False, description="Keep images in NHWC order while training; wide convolutions run faster on CPUs."
-    )
-    checkpoint_every: int = Field(default=5, ge=1, description="Epochs between checkpoints; the last is always saved.")
-
-    def learning_rate_at(self, step: int, num_steps: int) -> float:
-        """Return the learning rate of optimizer step `step` (from 0) of `num_steps`.
-
-        Linear warm-up to the peak, then a cosine to 0 (one cycle; Loshchilov & Hutter 2017 without
-        restarts). A pure function of the step, so that a resumed run needs no scheduler state.
-        """
-        num_warmup = round(self.warmup_fraction * num_steps)
-        if step < num_warmup:
-            return self.learning_rate * (step + 1) / num_warmup
-        progress = (step - num_warmup) / max(1, num_steps - num_warmup)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a loss may look at besides the network's outputs."""
-
-    inputs: "Tensor"
-    """[B, *input_shape], as the network saw them: augmented."""
-    labels: "Tensor"
-    """[B], int64 classes or float32 targets."""
-    rows: "Tensor"
-    """[B], int64 positions in the split, for targets that were computed per row beforehand."""
-    partner_labels: "Tensor | None" = None
-    """[B], labels of the rows that were blended in; None where nothing was."""
-    own_share: float = 1.0
-    """Share of each row itself in its blend."""
-    views: "Tensor | None" = None
-    """[B], which of the row's `num_views` views this is; None where each view is new."""
-
-    def part(self, rows: slice) -> "Batch":
-        """Return some of the rows."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: value[rows] if hasattr(value, "shape") else value for name, value in columns.items()})
-
-
-Loss = Callable[["Tensor", Batch], "Tensor"]
-"""From the network's outputs [B, K] and their batch to the scalar mean over the batch's rows."""
-
-
-def label_loss(task: Task, label_smoothing: float = 0.0) -> Loss:
-    """Return the loss against labels: cross-entropy for classes, mean squared error for regression.
-
-    Of a blended row it is the blend of the losses against both labels, with the rows' shares.
-    """
-    from torch.nn import functional
-
-    def against(outputs_BK: "Tensor", labels_B: "Tensor") -> "Tensor":
-        if task == "classification":
-            return functional.cross_entropy(outputs_BK, labels_B, label_smoothing=label_smoothing)
-        return functional.mse_loss(outputs_BK.squeeze(1), labels_B)
-
-    def loss(outputs_BK: "Tensor", batch: Batch) -> "Tensor":
-        own = against(outputs_BK, batch.labels)
-        if batch.partner_labels is None:
-            return own
-        return batch.own_share * own + (1 - batch.own_share) * against(outputs_BK, batch.partner_labels)
-
-    return loss
-
-
-def is_labelled(labels_B: "Tensor") -> "Tensor":
-    """Tell for each label whether it is known, [B] bool: the split `unlabelled` has -1, or NaN for regression."""
-    return ~labels_B.isnan() if labels_B.is_floating_point() else labels_B >= 0
 
 
 def device_for(num_gpus: float) -> str:

@@ -77,7 +77,11 @@ class Stillhouse:
 
     def call(self, *arguments: str, code: int = 0) -> str:
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=280)
+        try:
+            output, _ = process.communicate(timeout=280)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         assert process.returncode == code, output
         return output
 

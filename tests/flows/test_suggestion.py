@@ -12,7 +12,7 @@ from tasks.contracts.errors import PlanError
 from tasks.contracts.model import Architecture
 from tasks.decisions.gates import Constraints
 from tasks.techniques.baseline import TrainSpec
-from tasks.techniques.training import Schedule
+from tasks.techniques.schedule import Schedule
 
 RESNET = Architecture(factory="tasks.models.resnet:resnet", kwargs={"width": 32, "blocks": [1, 1]})
 TRAIN = TrainSpec(model=RESNET, schedule=Schedule(epochs=20, learning_rate=0.004))

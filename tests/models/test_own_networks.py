@@ -13,8 +13,10 @@ from tasks.evaluation.runtime_session import make_session, run_rows
 from tasks.models.architecture import Network, build, completed
 from tasks.models.onnx_export import to_onnx
 from tasks.runtime.source import executed_modules, source_digest
+from tasks.techniques.loss import label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 
 @pytest.fixture(autouse=True)

@@ -156,8 +156,10 @@ def test_load_baseline_takes_a_hugging_face_folder_that_can_then_be_fine_tuned(
     import torch
 
     from tasks.models.architecture import Network
+    from tasks.techniques.loss import label_loss
+    from tasks.techniques.schedule import Schedule
     from tasks.techniques.technique import Arrays, StageContext
-    from tasks.techniques.training import Schedule, fit, label_loss
+    from tasks.techniques.training import fit
 
     x, y = token_rows()
     data = store_dataset(x, y, "classification", ("a", "b"))

@@ -9,8 +9,8 @@ from tasks.contracts.errors import ModelError
 from tasks.contracts.model import Architecture, EpochRecord
 from tasks.models.architecture import Network
 from tasks.stages.training import train_model
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Schedule
 
 
 class MemoryCheckpoints:

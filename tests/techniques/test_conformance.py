@@ -20,8 +20,10 @@ from tasks.contracts.model import Architecture, EpochRecord, ModelFormat
 from tasks.models.architecture import Network
 from tasks.techniques import TECHNIQUES, Technique
 from tasks.techniques.inference import outputs_of
+from tasks.techniques.loss import label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Applied, Arrays, StageContext, TechniqueSpec
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 Spec = type[TechniqueSpec]

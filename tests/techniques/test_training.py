@@ -11,8 +11,10 @@ from torch.nn import functional
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import EpochRecord
 from tasks.models.resnet import resnet
+from tasks.techniques.loss import Batch, label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Batch, Schedule, device_for, fit, label_loss, make_optimizer
+from tasks.techniques.training import device_for, fit, make_optimizer
 
 MakeContext = Callable[..., StageContext]
 

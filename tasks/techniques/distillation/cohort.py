@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.techniques.distillation.losses import softened_divergence
-from tasks.techniques.training import Batch, Loss
+from tasks.techniques.loss import Batch, Loss
 
 
 class Cohort(nn.Module):

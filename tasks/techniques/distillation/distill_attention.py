@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from tasks.contracts.errors import TechniqueError
 from tasks.techniques.distillation.guided import GuidedSpec
 from tasks.techniques.distillation.layer_pairs import LayerPair, LayerShape, map_pairs
-from tasks.techniques.training import Schedule
+from tasks.techniques.schedule import Schedule
 
 if TYPE_CHECKING:
     from tasks.techniques.distillation.guided_training import Weights

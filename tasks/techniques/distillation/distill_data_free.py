@@ -20,8 +20,10 @@ from tasks.techniques.distillation.fields import Student, Temperature
 from tasks.techniques.distillation.losses import softened_divergence
 from tasks.techniques.distillation.phases import run_phases
 from tasks.techniques.distillation.student import make_student
+from tasks.techniques.loss import Batch
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import ALL_INVARIANTS, Applied, Arrays, Invariant, StageContext, TechniqueSpec
-from tasks.techniques.training import Batch, Schedule, device_for, fit
+from tasks.techniques.training import device_for, fit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,8 +13,10 @@ from tasks.techniques.distillation.fields import LabelWeight, Student, TeacherCa
 from tasks.techniques.distillation.recovery import taught_loss
 from tasks.techniques.distillation.student import make_student, student_facts
 from tasks.techniques.distillation.teacher import Teacher, calibration_score, verified, verified_teacher
+from tasks.techniques.loss import Loss, label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import ALL_INVARIANTS, Applied, Arrays, Invariant, StageContext, TechniqueSpec
-from tasks.techniques.training import Loss, Schedule, device_for, label_loss
+from tasks.techniques.training import device_for
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from tasks.techniques.distillation.guided import GuidedSpec
 from tasks.techniques.distillation.layer_pairs import LayerPair, LayerShape, stage_pairs
-from tasks.techniques.training import Schedule
+from tasks.techniques.schedule import Schedule
 
 if TYPE_CHECKING:
     from tasks.techniques.distillation.guided_training import Weights

@@ -9,8 +9,10 @@ from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import Architecture, ModelFormat
 from tasks.techniques.distillation.student import make_student
 from tasks.techniques.distillation.teacher import calibration_score
+from tasks.techniques.loss import label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Applied, StageContext, TechniqueSpec
-from tasks.techniques.training import Schedule, device_for, fit, label_loss
+from tasks.techniques.training import device_for, fit
 
 if TYPE_CHECKING:
     from tasks.models.architecture import Network

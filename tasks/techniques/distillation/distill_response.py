@@ -16,8 +16,10 @@ from tasks.techniques.distillation.student import make_student, student_facts
 from tasks.techniques.distillation.teacher import verified_teacher
 from tasks.techniques.distillation.temperature import Course, ScheduledTemperature
 from tasks.techniques.distillation.unlabelled import labelled_only, num_unlabelled, training_rows
+from tasks.techniques.loss import Batch, Loss, label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import ALL_INVARIANTS, Applied, Invariant, StageContext, TechniqueSpec
-from tasks.techniques.training import Batch, Loss, Schedule, device_for, fit, label_loss
+from tasks.techniques.training import device_for, fit
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,10 @@ from tasks.techniques.distillation.fields import LabelWeight, TeacherCacheMib, T
 from tasks.techniques.distillation.phases import run_phases
 from tasks.techniques.distillation.recovery import taught_loss
 from tasks.techniques.distillation.teacher import calibration_score, verified
+from tasks.techniques.loss import label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Applied, Invariant, StageContext, TechniqueSpec
-from tasks.techniques.training import Schedule, device_for, fit, label_loss
+from tasks.techniques.training import device_for, fit
 
 if TYPE_CHECKING:
     pass

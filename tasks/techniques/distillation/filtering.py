@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from tasks.techniques.training import Batch, is_labelled
+from tasks.techniques.loss import Batch, is_labelled
 
 
 def trusted_rows(teacher_BK: Tensor, batch: Batch, min_confidence: float, *, only_where_right: bool) -> Tensor:

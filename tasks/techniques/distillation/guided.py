@@ -12,8 +12,9 @@ from tasks.techniques.distillation.layer_pairs import LayerPair, LayerShape
 from tasks.techniques.distillation.phases import run_phases
 from tasks.techniques.distillation.student import make_student, student_facts
 from tasks.techniques.distillation.teacher import verified_teacher
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import ALL_INVARIANTS, Applied, Invariant, StageContext, TechniqueSpec
-from tasks.techniques.training import Schedule, device_for
+from tasks.techniques.training import device_for
 
 if TYPE_CHECKING:
     from tasks.techniques.distillation.guided_training import Weights

@@ -15,8 +15,10 @@ from tasks.techniques.distillation.guides import Features, Guide
 from tasks.techniques.distillation.layer_pairs import LayerPair, LayerShape, Tap, check_pairs
 from tasks.techniques.distillation.losses import softened_divergence, squared_errors
 from tasks.techniques.distillation.teacher_outputs import TeacherOutputs
+from tasks.techniques.loss import Batch, label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import StageContext
-from tasks.techniques.training import Batch, Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MAX_EXAMPLES = 256
 """Calibration rows on which a guide measures features, at most."""

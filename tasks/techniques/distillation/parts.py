@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tasks.contracts.model import EpochRecord
+from tasks.techniques.loss import Loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, Checkpoints, StageContext
-from tasks.techniques.training import Loss, Schedule, fit
+from tasks.techniques.training import fit
 
 if TYPE_CHECKING:
     from tasks.models.architecture import Network

@@ -7,8 +7,9 @@ import numpy as np
 from tasks.contracts.data import Task
 from tasks.techniques.distillation.losses import softened_divergence, squared_errors
 from tasks.techniques.distillation.teacher import verified_teacher
+from tasks.techniques.loss import Batch, Loss, label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import StageContext
-from tasks.techniques.training import Batch, Loss, Schedule, label_loss
 
 if TYPE_CHECKING:
     from torch import Tensor

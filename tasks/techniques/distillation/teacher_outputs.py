@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tasks.techniques.augmentation import Augmentation, Views
 from tasks.techniques.distillation.teacher import INFERENCE_BATCH
 from tasks.techniques.inference import outputs_of
+from tasks.techniques.loss import Batch
 from tasks.techniques.technique import StageContext
-from tasks.techniques.training import Batch
 
 CACHE_MIB = 1024
 """Default bound of the memory that a teacher's outputs may take."""

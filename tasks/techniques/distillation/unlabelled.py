@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks.techniques.loss import Batch, Loss, is_labelled
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Batch, Loss, is_labelled
 
 if TYPE_CHECKING:
     from torch import Tensor

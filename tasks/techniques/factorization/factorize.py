@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import ModelFormat, Surgery
 from tasks.techniques.distillation.recovery import recovery_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.targeting import Ignore, Targets, select_layers
 from tasks.techniques.technique import Applied, Invariant, StageContext, TechniqueSpec
-from tasks.techniques.training import Schedule, device_for, fit
+from tasks.techniques.training import device_for, fit
 
 if TYPE_CHECKING:
     from torch import Tensor

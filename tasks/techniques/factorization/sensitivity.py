@@ -9,8 +9,8 @@ from tasks.techniques.factorization.decompositions import Decomposition, Passes
 from tasks.techniques.factorization.ranks import RankOptions
 from tasks.techniques.factorization.surgery import replace_layer
 from tasks.techniques.inference import outputs_of
+from tasks.techniques.loss import Batch, label_loss
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Batch, label_loss
 
 _BATCH_SIZE = 256
 _SMALLEST = 1e-9

@@ -14,7 +14,7 @@ from torch.nn import functional
 from tasks.contracts.errors import ModelError, TechniqueError
 from tasks.models.architecture import surgery
 from tasks.techniques.inference import outputs_of
-from tasks.techniques.training import Batch, Loss
+from tasks.techniques.loss import Batch, Loss
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 _BATCH = 256

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from tasks.contracts.errors import TechniqueError
 from tasks.models.parametrizations import without_parametrizations
+from tasks.techniques.loss import Batch, Loss
 from tasks.techniques.technique import Arrays
-from tasks.techniques.training import Batch, Loss
 
 Gradients = dict[str, Tensor]
 """By the parameter's name; float64 on the CPU, of the parameter's shape."""

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tasks.contracts.errors import TechniqueError
+from tasks.techniques.loss import label_loss
 from tasks.techniques.pruning.pruning_in_rounds import Facts, PrunesInRounds
 from tasks.techniques.targeting import Targets
 from tasks.techniques.technique import Applied, Arrays, StageContext
-from tasks.techniques.training import device_for, label_loss
+from tasks.techniques.training import device_for
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

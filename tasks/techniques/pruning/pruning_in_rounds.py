@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from tasks.contracts.model import EpochRecord, ModelFormat
+from tasks.techniques.loss import Loss, label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, Invariant, StageContext, TechniqueSpec
-from tasks.techniques.training import Loss, Schedule, device_for, fit, label_loss
+from tasks.techniques.training import device_for, fit
 
 if TYPE_CHECKING:
     from tasks.models.architecture import Network

@@ -7,13 +7,13 @@ from hashlib import blake2b
 import numpy as np
 from torch import nn
 
+from tasks.techniques.loss import Loss
 from tasks.techniques.pruning.coupling import Group
 from tasks.techniques.pruning.criteria import GRADIENT_CRITERIA, group_scores
 from tasks.techniques.pruning.gradients import batch_gradients
 from tasks.techniques.pruning.planning import Scores
 from tasks.techniques.pruning.unit_gradients import unit_gradients
 from tasks.techniques.technique import Arrays
-from tasks.techniques.training import Loss
 
 
 @dataclass(frozen=True, kw_only=True)

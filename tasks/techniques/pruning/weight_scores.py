@@ -11,9 +11,9 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from tasks.techniques.loss import Loss
 from tasks.techniques.pruning.gradients import accumulated_gradients
 from tasks.techniques.technique import Arrays
-from tasks.techniques.training import Loss
 
 WeightCriterion = Literal["magnitude", "gradient", "taylor", "hessian", "random"]
 

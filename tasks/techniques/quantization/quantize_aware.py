@@ -11,9 +11,10 @@ from tasks.techniques.distillation.recovery import recovery_loss
 from tasks.techniques.quantization.calibration import calibration_rows
 from tasks.techniques.quantization.checks import AllowSlower, require_speed
 from tasks.techniques.quantization.coverage import coverage_details, require_coverage
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.targeting import Ignore, Targets
 from tasks.techniques.technique import Applied, Invariant, StageContext, TechniqueSpec
-from tasks.techniques.training import Schedule, device_for, fit
+from tasks.techniques.training import device_for, fit
 
 if TYPE_CHECKING:
     from tasks.models.architecture import Network

@@ -6,8 +6,10 @@ import pytest
 
 from tasks.contracts.model import Architecture
 from tasks.models.architecture import Network
+from tasks.techniques.loss import label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from tasks.contracts.model import Architecture, EpochRecord
 from tasks.models.architecture import Network
 from tasks.techniques.distillation.distill_data_free import DistillDataFree
 from tasks.techniques.inference import outputs_of
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import StageContext
-from tasks.techniques.training import Schedule
 
 MakeContext = Callable[..., StageContext]
 

@@ -11,8 +11,10 @@ from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import Architecture, EpochRecord
 from tasks.models.architecture import Network
 from tasks.techniques.distillation.distill_decoupled import DistillDecoupled, SoftWarmup
+from tasks.techniques.loss import Batch
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import StageContext
-from tasks.techniques.training import Batch, Schedule, fit
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 

@@ -12,8 +12,10 @@ from tasks.contracts.model import Architecture, EpochRecord
 from tasks.models.architecture import Network
 from tasks.techniques.distillation.distill_ensemble import DistillEnsemble
 from tasks.techniques.distillation.ensemble import Ensemble
+from tasks.techniques.loss import Batch, Loss, label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Applied, Arrays, StageContext
-from tasks.techniques.training import Batch, Loss, Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 

@@ -11,8 +11,9 @@ from tasks.models.architecture import Network
 from tasks.techniques.distillation.cohort import Cohort, mutual_loss
 from tasks.techniques.distillation.distill_mutual import DistillMutual
 from tasks.techniques.inference import outputs_of
+from tasks.techniques.loss import Batch, label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import StageContext
-from tasks.techniques.training import Batch, Schedule, label_loss
 
 MakeContext = Callable[..., StageContext]
 

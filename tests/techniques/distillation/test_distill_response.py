@@ -14,8 +14,10 @@ from tasks.contracts.model import Architecture, EpochRecord
 from tasks.models.architecture import Network
 from tasks.techniques.distillation.distill_response import ConfidenceFilter, DistillResponse
 from tasks.techniques.inference import outputs_of
+from tasks.techniques.loss import Batch, label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Batch, Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 

@@ -11,9 +11,11 @@ from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import Architecture, EpochRecord, Surgery
 from tasks.models.architecture import Network
 from tasks.techniques.distillation.distill_self import DistillSelf
+from tasks.techniques.loss import Batch
 from tasks.techniques.pruning.surgery import keep_channels
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Batch, Schedule, fit
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 

@@ -1,7 +1,7 @@
 import torch
 
 from tasks.techniques.distillation.filtering import CountedStudent, trusted_rows
-from tasks.techniques.training import Batch
+from tasks.techniques.loss import Batch
 
 # the teacher's probabilities at temperature 1
 TEACHER = torch.tensor([[0.9, 0.1, 0.0001], [0.6, 0.3, 0.1], [0.4, 0.3, 0.3], [0.2, 0.1, 0.7]]).log()

@@ -24,8 +24,10 @@ from tasks.techniques.distillation.guided_training import GuidedTraining, Weight
 from tasks.techniques.distillation.guides import RelationGuide, angle_relation, attention_distance, distance_relation
 from tasks.techniques.distillation.layer_pairs import LayerPair
 from tasks.techniques.distillation.losses import softened_divergence
+from tasks.techniques.loss import label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 

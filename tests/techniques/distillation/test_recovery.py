@@ -8,8 +8,10 @@ from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import Architecture
 from tasks.models.architecture import Network
 from tasks.techniques.distillation.recovery import TEMPERATURE, recovery_loss
+from tasks.techniques.loss import Batch, label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Batch, Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 KWARGS = {"input_shape": [1, 8, 8], "num_outputs": 3, "width": 6, "blocks": [1]}

@@ -13,8 +13,10 @@ from tasks.techniques.distillation.distill_ensemble import DistillEnsemble
 from tasks.techniques.distillation.distill_response import DistillResponse
 from tasks.techniques.distillation.teacher_outputs import TeacherOutputs, distinct_rows
 from tasks.techniques.inference import outputs_of
+from tasks.techniques.loss import Batch
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext, TechniqueSpec
-from tasks.techniques.training import Batch, Schedule, fit
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 

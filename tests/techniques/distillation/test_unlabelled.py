@@ -8,8 +8,10 @@ from torch.nn import functional
 
 from tasks.contracts.errors import DataError
 from tasks.techniques.distillation.unlabelled import labelled_only, num_unlabelled, training_rows
+from tasks.techniques.loss import Batch, label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Batch, Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 

@@ -16,8 +16,10 @@ from tasks.techniques.factorization.factorize import Factorize
 from tasks.techniques.factorization.ranks import rank_options
 from tasks.techniques.factorization.sensitivity import count_passes, sensitivities
 from tasks.techniques.inference import outputs_of
+from tasks.techniques.loss import label_loss
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 SHORT = Schedule(epochs=2, batch_size=16, learning_rate=1e-3)

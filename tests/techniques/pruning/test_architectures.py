@@ -18,6 +18,7 @@ from tasks.models.architecture import Network
 from tasks.models.masking import masks_of, set_masks, with_masks
 from tasks.models.onnx_export import to_onnx
 from tasks.techniques.factorization.surgery import split_layers
+from tasks.techniques.loss import label_loss
 from tasks.techniques.pruning.coupling import channels_to_keep
 from tasks.techniques.pruning.graph import channel_groups
 from tasks.techniques.pruning.heads import head_groups
@@ -29,8 +30,9 @@ from tasks.techniques.pruning.prune_heads import PruneHeads
 from tasks.techniques.pruning.prune_layers import PruneLayers
 from tasks.techniques.pruning.pruning_in_rounds import PrunesInRounds
 from tasks.techniques.pruning.surgery import keep_channels
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext, TechniqueSpec
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 SHORT = Schedule(epochs=1, batch_size=16, learning_rate=1e-3)

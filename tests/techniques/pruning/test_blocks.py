@@ -12,10 +12,11 @@ from tasks.models.mobilenet import mobilenet
 from tasks.models.resnet import resnet
 from tasks.models.text_encoder import text_encoder
 from tasks.models.vit import vit
+from tasks.techniques.loss import label_loss
 from tasks.techniques.pruning.blocks import block_harms, block_influences, drop_layers, removable_blocks
 from tasks.techniques.pruning.prune_layers import PruneLayers
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Schedule, label_loss
 
 MakeContext = Callable[..., StageContext]
 X = torch.zeros(2, 1, 8, 8)

@@ -6,9 +6,9 @@ from torch import nn
 from tasks.contracts.errors import TechniqueError
 from tasks.models.masking import mask_weights, set_masks
 from tasks.models.resnet import resnet
+from tasks.techniques.loss import label_loss
 from tasks.techniques.pruning.gradients import accumulated_gradients
 from tasks.techniques.technique import Arrays
-from tasks.techniques.training import label_loss
 
 SQUARED = label_loss("regression")
 ENTROPY = label_loss("classification")

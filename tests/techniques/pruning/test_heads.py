@@ -13,11 +13,12 @@ from tasks.models.architecture import Network
 from tasks.models.attention import SelfAttention
 from tasks.models.masking import masks_of, set_masks, with_masks
 from tasks.models.vit import vit
+from tasks.techniques.loss import label_loss
 from tasks.techniques.pruning.heads import head_groups, keep_heads, narrow_heads
 from tasks.techniques.pruning.prune_heads import PruneHeads
 from tasks.techniques.pruning.scoring import Scorer
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Schedule, label_loss
 
 MakeContext = Callable[..., StageContext]
 VIT = Architecture(

@@ -13,6 +13,7 @@ from tasks.contracts.model import Architecture, EpochRecord
 from tasks.models.architecture import Network
 from tasks.models.onnx_export import to_onnx
 from tasks.techniques.inference import outputs_of
+from tasks.techniques.loss import label_loss
 from tasks.techniques.pruning.coupling import channels_to_keep
 from tasks.techniques.pruning.criteria import group_scores
 from tasks.techniques.pruning.graph import channel_groups
@@ -23,8 +24,9 @@ from tasks.techniques.pruning.prune_channels import PruneChannels
 from tasks.techniques.pruning.scoring import Scorer
 from tasks.techniques.pruning.surgery import keep_channels
 from tasks.techniques.pruning.unit_pruning import UnitPruning, narrow_channels
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Applied, Arrays, StageContext
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 

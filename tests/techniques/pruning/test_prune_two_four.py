@@ -13,8 +13,8 @@ from tasks.models.masking import masks_of, set_masks, with_masks
 from tasks.models.onnx_export import to_onnx
 from tasks.models.parametrizations import without_parametrizations
 from tasks.techniques.pruning.prune_two_four import PruneTwoFour
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import StageContext
-from tasks.techniques.training import Schedule
 
 MakeContext = Callable[..., StageContext]
 

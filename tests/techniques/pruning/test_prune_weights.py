@@ -18,11 +18,13 @@ from tasks.models.onnx_export import to_onnx
 from tasks.models.parametrizations import without_parametrizations
 from tasks.techniques.factorization.surgery import split_layers
 from tasks.techniques.inference import outputs_of
+from tasks.techniques.loss import label_loss
 from tasks.techniques.pruning.prune_weights import PruneWeights
 from tasks.techniques.pruning.weight_masks import sparser_masks
 from tasks.techniques.pruning.weight_scores import Evidence, WeightCriterion, weight_scores
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Applied, Arrays, StageContext
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 

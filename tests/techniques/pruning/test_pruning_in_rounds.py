@@ -11,12 +11,14 @@ from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import Architecture, EpochRecord
 from tasks.models.architecture import Network
 from tasks.techniques.inference import outputs_of
+from tasks.techniques.loss import label_loss
 from tasks.techniques.pruning.prune_channels import PruneChannels
 from tasks.techniques.pruning.prune_heads import PruneHeads
 from tasks.techniques.pruning.prune_layers import PruneLayers
 from tasks.techniques.pruning.pruning_in_rounds import PrunesInRounds
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Applied, Arrays, StageContext
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 

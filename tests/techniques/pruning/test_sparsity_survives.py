@@ -16,11 +16,13 @@ from tasks.models.masking import masks_of, set_masks, with_masks
 from tasks.models.onnx_export import to_onnx
 from tasks.models.parametrizations import without_parametrizations
 from tasks.techniques import TECHNIQUES
+from tasks.techniques.loss import label_loss
 from tasks.techniques.pruning.sparsity_facts import MASKABLE
 from tasks.techniques.pruning.weight_masks import sparser_masks
 from tasks.techniques.quantization.quantize_static import QuantizeStatic
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext, TechniqueSpec
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 SPARSITY = 0.5
 SETTINGS: dict[str, dict[str, Any]] = {"prune_weights": {"sparsity": 0.9}, "prune_two_four": {"n": 1}}

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tasks.techniques.loss import label_loss
 from tasks.techniques.pruning.coupling import Group
 from tasks.techniques.pruning.criteria import UnitGradients, hessian, taylor
 from tasks.techniques.pruning.graph import channel_groups
 from tasks.techniques.pruning.scoring import Scorer
 from tasks.techniques.technique import Arrays
-from tasks.techniques.training import label_loss
 
 
 def scorer(criterion: str, rows: Arrays, task: str = "classification", **members: int) -> Scorer:

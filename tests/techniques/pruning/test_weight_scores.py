@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from tasks.models.masking import mask_weights, masks_of
+from tasks.techniques.loss import label_loss
 from tasks.techniques.pruning.weight_scores import Evidence, WeightCriterion, weight_scores
 from tasks.techniques.technique import Arrays
-from tasks.techniques.training import label_loss
 
 
 def regression(num_rows: int = 2) -> Evidence:

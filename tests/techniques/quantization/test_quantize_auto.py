@@ -6,11 +6,13 @@ import pytest
 from tasks.contracts.model import Architecture, EpochRecord
 from tasks.models.architecture import Network
 from tasks.models.onnx_export import to_onnx
+from tasks.techniques.loss import label_loss
 from tasks.techniques.quantization.quantize_auto import QuantizeAuto, _drop
 from tasks.techniques.quantization.quantize_aware import QuantizeAware
 from tasks.techniques.quantization.quantize_static import QuantizeStatic
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 STATIC = QuantizeStatic(allow_slower=True)

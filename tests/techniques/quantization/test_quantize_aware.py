@@ -13,11 +13,13 @@ from tasks.evaluation.runtime_session import make_session, run_rows
 from tasks.models.architecture import Network
 from tasks.models.masking import masks_of, with_masks
 from tasks.techniques.inference import outputs_of
+from tasks.techniques.loss import label_loss
 from tasks.techniques.quantization.fake_quantize import ActivationQuantizer, WeightQuantizer
 from tasks.techniques.quantization.quantize_aware import QuantizeAware
 from tasks.techniques.quantization.simulation import Simulation, simulate
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
-from tasks.techniques.training import Schedule, fit, label_loss
+from tasks.techniques.training import fit
 
 MakeContext = Callable[..., StageContext]
 SHORT = Schedule(epochs=3, batch_size=16, learning_rate=5e-4, checkpoint_every=1)

@@ -21,10 +21,10 @@ from tasks.stages.exporting import export_network
 from tasks.techniques.distillation.distill_response import DistillResponse
 from tasks.techniques.inference import outputs_of
 from tasks.techniques.quantization.quantize_static import QuantizeStatic
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.sharing.int8_weights import int8_weights
 from tasks.techniques.sharing.share_weights import ShareWeights
 from tasks.techniques.technique import StageContext
-from tasks.techniques.training import Schedule
 
 BRIEF = Schedule(epochs=1, batch_size=16, learning_rate=1e-3)
 SHAPE = (1, 8, 8)
