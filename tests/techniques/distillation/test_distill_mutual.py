@@ -117,7 +117,8 @@ def test_apply_never_asks_for_the_baseline(make_context: MakeContext) -> None:
     def refuse() -> bytes:
         raise DataError("there is no baseline")
 
-    DistillMutual(student=STUDENT, schedule=SHORT).apply(b"", make_context(load_baseline=refuse))
+    applied = DistillMutual(student=STUDENT, schedule=SHORT).apply(b"", make_context(load_baseline=refuse))
+    assert Network.from_bytes(applied.model).architecture.factory == STUDENT.factory
 
 
 def test_apply_refuses_regression_and_a_single_peer(make_context: MakeContext) -> None:

@@ -57,7 +57,8 @@ def test_require_speed_notes_the_reasons_when_slower_is_allowed():
 
 def test_require_speed_does_not_stop_a_model_that_is_as_fast():
     for seed in range(5):
-        require_speed(LARGE, LARGE, X, kind="quantize_it", seed=seed, allow_slower=False)
+        details = require_speed(LARGE, LARGE, X, kind="quantize_it", seed=seed, allow_slower=False)
+        assert details["measured_speedup_lower"] <= details["measured_speedup"] <= details["measured_speedup_upper"]
 
 
 class Unsuited(nn.Module):
