@@ -70,7 +70,7 @@ def _epochs(split: Arrays) -> dict[str, Callable[[], None]]:
     hard = label_loss("classification")
     ways: dict[str, tuple[Loss, Augmentation]] = {_LABELS: (hard, Augmentation()), _LABELS_VARIED: (hard, _FRESH)}
     for name, augmentation in ((_KEPT, Augmentation()), (_KEPT_VIEWS, _VIEWS), (_EVERY, _FRESH)):
-        answers = TeacherOutputs(teacher, split.x, in_memory_context(split, _SEED), augmentation)
+        answers = TeacherOutputs(teacher, split.x, in_memory_context(split, _SEED), _schedule(augmentation))
         loss = taught_loss(hard, answers, "classification", label_weight=0.5, temperature=4.0)
         ways[name] = (loss, augmentation)
     return {name: _epoch(split, loss, augmentation) for name, (loss, augmentation) in ways.items()}
@@ -78,8 +78,11 @@ def _epochs(split: Arrays) -> dict[str, Callable[[], None]]:
 
 def _epoch(split: Arrays, loss: Loss, augmentation: Augmentation) -> Callable[[], None]:
     student = Network.create(_STUDENT, _SEED).module
-    schedule = Schedule(epochs=1, batch_size=_BATCH_SIZE, augmentation=augmentation)
-    return lambda: fit(student, split, loss, schedule, in_memory_context(split, _SEED))
+    return lambda: fit(student, split, loss, _schedule(augmentation), in_memory_context(split, _SEED))
+
+
+def _schedule(augmentation: Augmentation) -> Schedule:
+    return Schedule(epochs=1, batch_size=_BATCH_SIZE, augmentation=augmentation)
 
 
 def _teacher_pass(split: Arrays) -> float:

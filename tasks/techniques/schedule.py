@@ -7,6 +7,7 @@ from pydantic import Field
 
 from tasks.contracts.value import Value
 from tasks.techniques.augmentation import Augmentation
+from tasks.techniques.precision import Precision
 
 
 class Schedule(Value):
@@ -30,6 +31,11 @@ class Schedule(Value):
     augmentation: Augmentation = Field(default=Augmentation(), description="Random views of the training rows.")
     channels_last: bool = Field(
         default=False, description="Keep images in NHWC order while training; wide convolutions run faster on CPUs."
+    )
+    precision: Precision = Field(
+        default="float32",
+        description="`bfloat16` trains in mixed precision: about twice as fast on GPUs and on CPUs that have its "
+        "instructions, slower on others. Weights, batch statistics and losses stay in float32.",
     )
     checkpoint_every: int = Field(default=5, ge=1, description="Epochs between checkpoints; the last is always saved.")
 

@@ -15,6 +15,7 @@ from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import EpochRecord
 from tasks.techniques.augmentation import Views
 from tasks.techniques.loss import Batch, Loss, is_labelled
+from tasks.techniques.precision import computing_in, widened
 from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Arrays, StageContext
 
@@ -207,7 +208,8 @@ class _Loop:
         num_rows = len(batch.labels)
         loss = score = 0.0
         for part in _parts(batch, self.context.micro_batch_limit or num_rows):
-            outputs_BK = self.module(part.inputs)
+            with computing_in(self.schedule.precision, self.inputs.device.type):
+                outputs_BK = widened(self.module(part.inputs))
             part_loss = self.loss(outputs_BK, part) * (len(part.labels) / num_rows)
             part_loss.backward()  # type: ignore[no-untyped-call]
             loss += part_loss.item()

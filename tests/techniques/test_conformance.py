@@ -21,6 +21,7 @@ from tasks.models.architecture import Network
 from tasks.techniques import TECHNIQUES, Technique
 from tasks.techniques.inference import outputs_of
 from tasks.techniques.loss import label_loss
+from tasks.techniques.quantization.quantize_aware import QuantizeAware
 from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Applied, Arrays, StageContext, TechniqueSpec
 from tasks.techniques.training import fit
@@ -37,12 +38,12 @@ def kind_of(spec: Spec) -> str:
     return str(kind)
 
 
-def example(spec: Spec) -> TechniqueSpec:
+def example(spec: Spec, **of_schedule: Any) -> TechniqueSpec:
     """Return the spec of the first `examples` entry of its JSON schema, or of its defaults, trained for one epoch."""
     fields: dict[str, Any] = dict(next(iter(spec.model_json_schema().get("examples", [])), {}))
     for name, field in spec.model_fields.items():
         if field.annotation is Schedule:
-            fields[name] = Schedule(epochs=1, batch_size=16)
+            fields[name] = Schedule(epochs=1, batch_size=16, **of_schedule)
     return spec.model_validate(fields)
 
 
@@ -163,37 +164,52 @@ def test_import_of_the_union_loads_no_tensor_library() -> None:
     assert finished.stdout.strip() == ""
 
 
-@each_technique
-def test_apply_gives_the_same_loadable_model_twice_and_never_reads_the_test_split(
-    spec: Spec,
+@pytest.fixture
+def apply_once(
     incoming: Callable[[ModelFormat], bytes],
     train: Callable[[Architecture], Network],
     make_context: MakeContext,
     draw_images: Callable[[int, int], Arrays],
-) -> None:
-    technique = example(spec)
-    takes = TypeAdapter(Technique).validate_python(spec.example_before[0]).takes if spec.example_before else spec.takes
-    model = incoming(takes) if spec.example_model is None else train(spec.example_model).to_bytes()
-    asked: set[str] = set()
-    records: list[EpochRecord] = []
+) -> Callable[..., Applied]:
+    """Return a function that applies a technique to what it takes, after the stages that it needs before it."""
 
     def load_split(name: SplitName) -> Arrays:
-        asked.add(name)
-        return draw_images({"train": 48, "calibration": 120, "validation": 30, "test": 30}[name], len(name))
+        return draw_images({"train": 48, "calibration": 120, "validation": 30}[name], len(name))
 
-    def apply(technique: TechniqueSpec, model: bytes) -> Applied:
-        context = make_context(
-            load_split=load_split, load_baseline=lambda: incoming("torch"), report=records.append
-        )  # fmt: skip
-        return technique.apply(model, context)
+    def apply(technique: TechniqueSpec, **of_context: Any) -> Applied:
+        before = [TypeAdapter(Technique).validate_python(fields) for fields in technique.example_before]
+        takes = before[0].takes if before else technique.takes
+        model = incoming(takes) if technique.example_model is None else train(technique.example_model).to_bytes()
+        members = {"load_split": load_split, "load_baseline": lambda: incoming("torch")}
+        for stage in before:
+            model = stage.apply(model, make_context(**members)).model
+        return technique.apply(model, make_context(**members | of_context))
 
-    for before in spec.example_before:
-        model = apply(TypeAdapter(Technique).validate_python(before), model).model
-    records.clear()
-    first = apply(technique, model)
+    return apply
+
+
+@each_technique
+def test_apply_gives_the_same_loadable_model_twice_and_never_reads_the_test_split(
+    spec: Spec, apply_once: Callable[..., Applied]
+) -> None:
+    technique = example(spec)
+    records: list[EpochRecord] = []
+    first = apply_once(technique, report=records.append)  # a context has no split `test`: to ask for it is an error
     assert len(records) == technique.planned_epochs
-    second = apply(technique, model)
+    second = apply_once(technique)
     assert first.model == second.model
     assert lasting(first.details) == lasting(second.details)
     load(first.model, spec.gives)
-    assert "test" not in asked
+
+
+@each_technique
+def test_apply_trains_in_bfloat16_or_the_spec_refuses_it(spec: Spec, apply_once: Callable[..., Applied]) -> None:
+    if spec is QuantizeAware:
+        with pytest.raises(ValidationError, match="precision is bfloat16"):
+            example(spec, precision="bfloat16")
+    elif example(spec, precision="bfloat16") == example(spec):
+        pytest.skip("has no schedule of its own")
+    else:
+        found = apply_once(example(spec, precision="bfloat16")).model
+        load(found, spec.gives)
+        assert found != apply_once(example(spec)).model

@@ -104,6 +104,43 @@ def test_fit_takes_the_steps_of_nesterov_momentum_worked_in_numpy(make_context: 
     np.testing.assert_allclose(module.bias.detach().numpy(), bias, rtol=1e-10)
 
 
+def rounded(values: np.ndarray) -> np.ndarray:
+    """Round to the 8 significant bits of bfloat16, ties to even."""
+    mantissas, exponents = np.frexp(values.astype(np.float32))
+    return np.ldexp(np.round(mantissas * 256) / 256, exponents)
+
+
+def test_fit_in_bfloat16_rounds_what_is_multiplied_but_not_the_weights_worked_in_numpy(
+    make_context: MakeContext,
+) -> None:
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(16, 3)).astype(np.float32)
+    y = generator.normal(size=16).astype(np.float32)
+    schedule = Schedule(
+        epochs=1, batch_size=16, optimizer="sgd", learning_rate=0.1, weight_decay=0, warmup_fraction=0,
+        precision="bfloat16",
+    )  # fmt: skip
+    module = nn.Linear(3, 1, bias=False)
+    weight = module.weight.detach().numpy()[0].copy()
+    outputs = rounded(rounded(x) @ rounded(weight))
+    gradient = 2 * rounded(x).T @ rounded((outputs - y) / 16)
+    expected = weight - 0.1 * 1.9 * gradient  # Nesterov's first step: (1 + momentum) times the gradient
+    fit(module, Arrays(x, y), label_loss("regression"), schedule, make_context(task="regression"))
+    found = module.weight.detach().numpy()[0]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    assert not np.array_equal(found, rounded(found))  # an update smaller than bfloat16's step is kept
+
+
+def test_fit_in_bfloat16_gives_the_same_float32_weights_twice(images: Arrays, make_context: MakeContext) -> None:
+    module, again = small_resnet(), small_resnet()
+    schedule = SGD.model_copy(update={"precision": "bfloat16"})
+    for network in (module, again):
+        fit(network, images, label_loss("classification"), schedule, make_context())
+    assert_same_weights(module, again)
+    assert all(parameter.dtype is torch.float32 for parameter in module.parameters())
+
+
 def test_fit_learns_separable_images(images: Arrays, make_context: MakeContext) -> None:
     records: list[EpochRecord] = []
     module = small_resnet()

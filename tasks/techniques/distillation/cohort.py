@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tasks.techniques.distillation.losses import softened_divergence
 from tasks.techniques.loss import Batch, Loss
+from tasks.techniques.precision import widened
 
 
 class Cohort(nn.Module):
@@ -19,7 +20,7 @@ class Cohort(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the first peer's outputs [B, K]."""
-        self._outputs_MBK = [peer(inputs) for peer in self.peers]
+        self._outputs_MBK = [widened(peer(inputs)) for peer in self.peers]
         return self._outputs_MBK[0]
 
     def take_outputs(self) -> list[Tensor]:

@@ -167,7 +167,7 @@ class DistillDataFree(TechniqueSpec):
         loaded = safetensors.numpy.load(rows)
         split = Arrays(loaded["x"], loaded["y"])
         network = Network.from_bytes(student)
-        answers = TeacherOutputs(teacher, split.x, context, self.schedule.augmentation, device)
+        answers = TeacherOutputs(teacher, split.x, context, self.schedule, device)
 
         def loss(outputs_BK: "Tensor", batch: Batch) -> "Tensor":
             return softened_divergence(outputs_BK, answers.outputs_for(batch), self.temperature)

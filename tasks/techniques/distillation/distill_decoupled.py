@@ -99,7 +99,7 @@ class DistillDecoupled(TechniqueSpec):
         student = make_student(self.student, model, context)
         train = context.load_split("train")
         answers = TeacherOutputs(
-            teacher.module, train.x, context, self.schedule.augmentation, device, cache_mib=self.teacher_cache_mib
+            teacher.module, train.x, context, self.schedule, device, cache_mib=self.teacher_cache_mib
         )
         warmup = SoftWarmup(self.soft_warmup_fraction)
         loss = self._loss(answers, context, warmup)

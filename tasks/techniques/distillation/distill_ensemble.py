@@ -119,9 +119,7 @@ class DistillEnsemble(TechniqueSpec):
     ) -> "TeacherOutputs":
         from tasks.techniques.distillation.teacher_outputs import TeacherOutputs
 
-        return TeacherOutputs(
-            teacher, train.x, context, schedule.augmentation, device, cache_mib=self.teacher_cache_mib
-        )
+        return TeacherOutputs(teacher, train.x, context, schedule, device, cache_mib=self.teacher_cache_mib)
 
     def _loss(self, answers: "TeacherOutputs", schedule: Schedule, context: StageContext) -> Loss:
         """Return the loss of the class docstring."""

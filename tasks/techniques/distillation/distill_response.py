@@ -109,7 +109,7 @@ class DistillResponse(TechniqueSpec):
         student = make_student(self.student, model, context)
         rows = training_rows(context, use_unlabelled=self.use_unlabelled)
         answers = TeacherOutputs(
-            teacher.module, rows.x, context, self.schedule.augmentation, device, cache_mib=self.teacher_cache_mib
+            teacher.module, rows.x, context, self.schedule, device, cache_mib=self.teacher_cache_mib
         )
         temperature = ScheduledTemperature(self.temperature, self.final_temperature, self.temperature_schedule)
         counted = CountedStudent(student.module) if self._filters else None

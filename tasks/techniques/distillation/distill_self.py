@@ -80,9 +80,8 @@ class DistillSelf(TechniqueSpec):
         teacher = verified(network.module, context, self.teacher_floor, device)
         child = Network.create(network.architecture, context.seed + number)
         train = context.load_split("train")
-        augmentation = self.schedule.augmentation
         answers = TeacherOutputs(
-            teacher.module, train.x, context, augmentation, device, cache_mib=self.teacher_cache_mib
+            teacher.module, train.x, context, self.schedule, device, cache_mib=self.teacher_cache_mib
         )
         hard = label_loss(context.task, self.schedule.label_smoothing)
         loss = taught_loss(hard, answers, context.task, label_weight=self.label_weight, temperature=self.temperature)

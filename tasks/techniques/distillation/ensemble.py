@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tasks.contracts.data import Task
 from tasks.techniques.distillation.losses import softened_mean
+from tasks.techniques.precision import widened
 
 
 class Ensemble(nn.Module):
@@ -21,7 +22,7 @@ class Ensemble(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return [B, K]: logits whose softmax at the temperature is the mean probability, or the mean output."""
-        outputs_MBK = torch.stack([member(inputs) for member in self.members])
+        outputs_MBK = torch.stack([widened(member(inputs)) for member in self.members])
         if self._task == "classification":
             return softened_mean(outputs_MBK, self._temperature)
         return outputs_MBK.mean(dim=0)

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from tasks.contracts.errors import TechniqueError
 from tasks.techniques.distillation.layer_pairs import LayerShape, Tap
+from tasks.techniques.precision import widened
 
 
 class Caught:
@@ -35,7 +36,7 @@ class Caught:
         for tap in self._taps:
             if tap not in self._tensors:
                 raise TechniqueError(f"layer {tap.path!r} took no part in the forward pass; choose one that does")
-        tensors = [self._tensors[tap] for tap in self._taps]
+        tensors = [widened(self._tensors[tap]) for tap in self._taps]
         self._tensors.clear()
         return tensors
 

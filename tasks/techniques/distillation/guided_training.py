@@ -77,7 +77,7 @@ class GuidedTraining:
             module = network.module if guide is None else GuidedStudent(network.module, guide)
             hard = label_loss(context.task, schedule.label_smoothing)
             train = context.load_split("train")
-            answers = TeacherOutputs(self.teacher, train.x, context, schedule.augmentation, self.device)
+            answers = TeacherOutputs(self.teacher, train.x, context, schedule, self.device)
 
             def loss(outputs_BK: Tensor, batch: Batch) -> Tensor:
                 # features are of every batch anew; answers alone may be known already

@@ -42,7 +42,7 @@ def recovery_loss(
 
     Args:
         context: task, baseline and calibration split.
-        schedule: label smoothing and augmentation of the training.
+        schedule: of the training; its label smoothing and views count here.
         inputs: [N, *input_shape], the very rows that `fit` is given.
         teacher_weight: w.
         device: torch device of the stage.
@@ -62,7 +62,7 @@ def recovery_loss(
     from tasks.techniques.distillation.teacher_outputs import TeacherOutputs
 
     teacher = verified_teacher(context.load_baseline(), context, floor, device)
-    answers = TeacherOutputs(teacher.module, inputs, context, schedule.augmentation, device, cache_mib=cache_mib)
+    answers = TeacherOutputs(teacher.module, inputs, context, schedule, device, cache_mib=cache_mib)
 
     score = "teacher_accuracy" if context.task == "classification" else "teacher_r2"
     loss = taught_loss(hard, answers, context.task, label_weight=1 - teacher_weight, temperature=temperature)

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tasks.techniques.augmentation import Augmentation, Views
+from tasks.techniques.augmentation import Views
 from tasks.techniques.distillation.teacher import INFERENCE_BATCH
 from tasks.techniques.inference import outputs_of
 from tasks.techniques.loss import Batch
+from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import StageContext
 
 CACHE_MIB = 1024
@@ -35,7 +36,7 @@ class TeacherOutputs:
         teacher: nn.Module,
         inputs: np.ndarray,
         context: StageContext,
-        augmentation: Augmentation,
+        schedule: Schedule,
         device: str = "cpu",
         *,
         cache_mib: int = CACHE_MIB,
@@ -46,7 +47,7 @@ class TeacherOutputs:
             teacher: from [B, *input_shape] to [B, K] float32, on `device`, frozen; an ensemble is one such module.
             inputs: [N, *input_shape], the very rows that `fit` is given, in their order.
             context: gives K and the memory limit.
-            augmentation: the one of the training's schedule.
+            schedule: of the training; its views, precision and memory format are the teacher's too.
             device: torch device of the stage.
             cache_mib: bound of the kept outputs, MiB; 0 keeps none.
         """
@@ -55,7 +56,8 @@ class TeacherOutputs:
         self._device = device
         self._limit = context.micro_batch_limit or INFERENCE_BATCH
         self._cache_mib = cache_mib
-        self._augmentation = augmentation
+        self._augmentation = augmentation = schedule.augmentation
+        self._schedule = schedule
         self._num_views = 1 if augmentation.is_identity else augmentation.num_views
         self._kept: tuple[Tensor, Tensor] | None = None
         self._first_U, self._place_N = np.arange(len(inputs)), np.arange(len(inputs))
@@ -72,7 +74,7 @@ class TeacherOutputs:
     def outputs_for(self, batch: Batch) -> Tensor:
         """Return the teacher's outputs [B, K] for the rows of `batch` as the student sees them, without gradient."""
         if not self.is_cached:
-            return outputs_of(self._teacher, batch.inputs, self._limit)
+            return self._outputs_for(batch.inputs)
         if self._kept is None:
             self._kept = self._asked_once()
         known_UK, place_N = self._kept
@@ -104,12 +106,18 @@ class TeacherOutputs:
             return torch.cat(parts), place_N
         all_differ = len(self._first_U) == len(self._inputs)
         inputs = self._inputs if all_differ else self._inputs[self._first_U]
-        return outputs_of(self._teacher, torch.from_numpy(inputs).to(self._device), self._limit), place_N
+        return self._outputs_for(torch.from_numpy(inputs).to(self._device)), place_N
 
     def _answers(self, places: Tensor, views: Views) -> Tensor:
         """Return the outputs [B, K] for the views at `places` [B], each n * V + v."""
         rows = torch.from_numpy(self._inputs[(places // self._num_views).numpy()]).to(self._device)
-        return outputs_of(self._teacher, self._augmentation.view(rows, views[places]), self._limit)
+        return self._outputs_for(self._augmentation.view(rows, views[places]))
+
+    def _outputs_for(self, inputs: Tensor) -> Tensor:
+        """Run the teacher over inputs [B, *input_shape] as the student runs over them; return [B, K]."""
+        if self._schedule.channels_last:
+            inputs = inputs.to(memory_format=torch.channels_last)
+        return outputs_of(self._teacher, inputs, self._limit, self._schedule.precision)
 
 
 def distinct_rows(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from tasks.contracts.model import ModelFormat
 from tasks.techniques.distillation.fields import TeacherCacheMib, TeacherFloor, Temperature
@@ -86,6 +86,15 @@ class QuantizeAware(TechniqueSpec):
         description="Share of the layers meant to be int8 that must be so in onnxruntime's optimised graph.",
     )
     allow_slower: AllowSlower = False
+
+    @model_validator(mode="after")
+    def _computes_finer_than_it_rounds(self) -> "QuantizeAware":
+        if self.schedule.precision != "float32":
+            raise ValueError(
+                f"quantize_aware: schedule.precision is {self.schedule.precision}, whose own rounding is as coarse as "
+                "int8's, so the simulation would be wrong; leave it at float32"
+            )
+        return self
 
     @property
     def planned_epochs(self) -> int:

@@ -21,8 +21,8 @@ from tasks.techniques.training import fit
 MakeContext = Callable[..., StageContext]
 
 STUDENT = Architecture(factory="tasks.models.resnet:resnet", kwargs={"width": 4, "blocks": [1]})
-IDENTITY = Augmentation()
-SHIFTS = Augmentation(shift_pixels=1)
+IDENTITY = Schedule()
+SHIFTS = Schedule(augmentation=Augmentation(shift_pixels=1))
 
 
 class CountedTeacher(nn.Module):
@@ -92,7 +92,8 @@ def test_outputs_for_runs_the_teacher_once_over_every_rows_views_when_they_repea
     counted: CountedTeacher, images: Arrays, make_context: MakeContext
 ) -> None:
     augmentation = Augmentation(shift_pixels=2, flip_horizontal=True, num_views=3)
-    answers = TeacherOutputs(counted, images.x, make_context(micro_batch_limit=16), augmentation)
+    schedule = Schedule(epochs=4, batch_size=10, augmentation=augmentation)
+    answers = TeacherOutputs(counted, images.x, make_context(micro_batch_limit=16), schedule)
     assert answers.is_cached
     differences = []
 
@@ -103,7 +104,6 @@ def test_outputs_for_runs_the_teacher_once_over_every_rows_views_when_they_repea
         return outputs_BK.sum()
 
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    schedule = Schedule(epochs=4, batch_size=10, augmentation=augmentation)
     fit(student, images, loss, schedule, make_context())
     assert CountedTeacher.rows_seen == 3 * len(images.y)
     assert max(differences) < 1e-5
@@ -130,6 +130,21 @@ def test_is_cached_keeps_what_fills_the_bound_exactly(counted: CountedTeacher, m
     assert TeacherOutputs(counted, rows, make_context(), IDENTITY, cache_mib=1).is_cached
     more = np.arange(num_rows + 1, dtype=np.float32)[:, None]
     assert not TeacherOutputs(counted, more, make_context(), IDENTITY, cache_mib=1).is_cached
+
+
+@pytest.mark.parametrize("cache_mib", [0, 1])
+def test_teacher_computes_in_the_precision_of_the_training(
+    counted: CountedTeacher, images: Arrays, make_context: MakeContext, cache_mib: int
+) -> None:
+    schedule = Schedule(precision="bfloat16")
+    answers = TeacherOutputs(counted, images.x, make_context(), schedule, cache_mib=cache_mib)
+    outputs_BK = answers.outputs_for(batch_of(images, [0, 1]))
+    linear, x_BF = counted.linear, torch.from_numpy(images.x[:2]).flatten(1)
+    rounded = [tensor.bfloat16().double() for tensor in (x_BF, linear.weight, linear.bias)]
+    expected_BK = (rounded[0] @ rounded[1].T + rounded[2]).bfloat16()
+    assert outputs_BK.dtype is torch.float32
+    torch.testing.assert_close(outputs_BK, expected_BK.float(), rtol=2**-7, atol=1e-3)
+    assert torch.equal(outputs_BK, outputs_BK.bfloat16().float())
 
 
 def test_outputs_for_asks_for_few_rows_at_once_when_memory_is_short(
