@@ -50,12 +50,13 @@ def measure_plan(plan: str, data_file: str, question: str, seeds: Sequence[int])
 
 def run_plan(plan: str, data_file: str, seeds: Sequence[int]) -> list[RunDossier]:
     """Compress by a plan without a rollout, once for each seed of the candidates."""
-    from flows.compression import compress_model
     from tasks.runtime.prefect_server import start_prefect_server
     from tasks.runtime.settings import current_settings
 
     path = data_path(data_file)
     start_prefect_server(current_settings())
+    from flows.compression import compress_model  # prefect reads its settings when it is imported
+
     return [
         compress_model(load_plan(_ROOT / plan, (f"dataset.path={path}", f"candidate_seed={seed}"))) for seed in seeds
     ]
