@@ -108,6 +108,7 @@ def check_chain(name: str, chain: tuple[Technique, ...]) -> None:
     current: ModelFormat = "torch"
     giver = "the baseline"
     established: dict[Invariant, str] = {}
+    into_int8: str | None = None
     for position, technique in enumerate(chain):
         if technique.takes == "torch" and current == "onnx":
             raise ValueError(
@@ -120,6 +121,15 @@ def check_chain(name: str, chain: tuple[Technique, ...]) -> None:
                 f"before it made; put {technique.kind} first, or, where it has a student, leave that out so that it "
                 "goes on with the incoming model"
             )
+        if technique.takes_weights == "float" and into_int8:
+            raise ValueError(
+                f"candidate {name!r}: {technique.kind} takes a float model, but {into_int8} before it gives int8; "
+                "leave one of them out"
+            )
+        if technique.takes_weights == "int8" and not into_int8:
+            raise ValueError(
+                f"candidate {name!r}: {technique.kind} needs a model with int8 weights; put quantize_static before it"
+            )
         for invariant in sorted(established.keys() - technique.keeps):
             raise ValueError(
                 f"candidate {name!r}: {technique.kind} would undo the {invariant.replace('_', ' ')} that "
@@ -128,6 +138,7 @@ def check_chain(name: str, chain: tuple[Technique, ...]) -> None:
             )
         established |= dict.fromkeys(technique.establishes, technique.kind)
         current, giver = technique.gives, technique.kind
+        into_int8 = technique.kind if technique.gives_int8 else into_int8
 
 
 def load_plan(path: Path, overrides: tuple[str, ...] = ()) -> CompressionPlan:

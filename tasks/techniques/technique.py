@@ -20,6 +20,8 @@ Invariant = Literal["sparsity", "shared_weights", "low_rank"]
 """What one stage gives a model and a later one must not take away unnoticed: weights that are zero under a
 mask, weights that take few values, and layers split into thinner ones."""
 
+IncomingWeights = Literal["any", "float", "int8"]
+
 ALL_INVARIANTS: frozenset[Invariant] = frozenset(get_args(Invariant))
 
 
@@ -92,6 +94,12 @@ class TechniqueSpec(Value):
     keeps: ClassVar[frozenset[Invariant]] = frozenset()
     """What of an incoming model's invariants survives it, proved by a test. A plan whose chain would lose one is
     refused before any work."""
+
+    takes_weights: ClassVar[IncomingWeights] = "any"
+    """What the weights of an incoming ONNX model must be. A plan whose chain cannot give that is refused before any
+    work."""
+    gives_int8: ClassVar[bool] = False
+    """Whether the model that it gives computes in int8."""
 
     example_model: ClassVar[Architecture | None] = None
     """A tiny network for images [1, 8, 8] and 3 classes that the technique works on, where not any will do."""

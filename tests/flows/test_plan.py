@@ -62,6 +62,30 @@ def test_parse_plan_refuses_a_chain_that_goes_back_to_torch() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (
+            ["quantize_static", "quantize_dynamic"],
+            "quantize_dynamic takes a float model, but quantize_static before it",
+        ),
+        (["quantize_aware", "quantize_float16"], "quantize_float16 takes a float model, but quantize_aware before it"),
+        (["share_int8_weights"], "share_int8_weights needs a model with int8 weights; put quantize_static before it"),
+        (["quantize_int4", "share_int8_weights"], "share_int8_weights needs a model with int8 weights"),
+    ],
+)
+def test_parse_plan_refuses_a_chain_whose_weights_do_not_fit(kinds: list[str], message: str) -> None:
+    with pytest.raises(PlanError) as raised:
+        parse_plan(document(candidates={"twice": [{"kind": kind} for kind in kinds]}), "test")
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("kinds", [["quantize_static", "share_int8_weights"], ["quantize_float16", "quantize_static"]])
+def test_parse_plan_takes_a_chain_whose_weights_fit(kinds: list[str]) -> None:
+    chain = parse_plan(document(candidates={"chain": [{"kind": kind} for kind in kinds]}), "test").candidates["chain"]
+    assert [technique.kind for technique in chain] == kinds
+
+
 def test_parse_plan_wants_to_know_what_counts_as_right_when_a_regression_replays_traffic() -> None:
     table = {"source": "csv", "name": "t", "path": "t.csv", "task": "regression", "target": "y"}
     with pytest.raises(PlanError, match=r"set it, in the target's unit"):

@@ -16,7 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 
 import tasks.techniques
 from tasks.contracts.data import SplitName
+from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import Architecture, EpochRecord, ModelFormat
+from tasks.evaluation.onnx_graph import load_graph
 from tasks.models.architecture import Network
 from tasks.techniques import TECHNIQUES, Technique
 from tasks.techniques.inference import outputs_of
@@ -176,12 +178,15 @@ def apply_once(
     def load_split(name: SplitName) -> Arrays:
         return draw_images({"train": 48, "calibration": 120, "validation": 30}[name], len(name))
 
-    def apply(technique: TechniqueSpec, **of_context: Any) -> Applied:
-        before = [TypeAdapter(Technique).validate_python(fields) for fields in technique.example_before]
-        takes = before[0].takes if before else technique.takes
+    def apply(
+        technique: TechniqueSpec, *, before: tuple[dict[str, Any], ...] | None = None, **of_context: Any
+    ) -> Applied:
+        given = technique.example_before if before is None else before
+        stages = [TypeAdapter(Technique).validate_python(fields) for fields in given]
+        takes = stages[0].takes if stages else technique.takes
         model = incoming(takes) if technique.example_model is None else train(technique.example_model).to_bytes()
         members = {"load_split": load_split, "load_baseline": lambda: incoming("torch")}
-        for stage in before:
+        for stage in stages:
             model = stage.apply(model, make_context(**members)).model
         return technique.apply(model, make_context(**members | of_context))
 
@@ -213,3 +218,26 @@ def test_apply_trains_in_bfloat16_or_the_spec_refuses_it(spec: Spec, apply_once:
         found = apply_once(example(spec, precision="bfloat16")).model
         load(found, spec.gives)
         assert found != apply_once(example(spec)).model
+
+
+@each_technique
+def test_apply_takes_the_weights_that_the_spec_says(spec: Spec, apply_once: Callable[..., Applied]) -> None:
+    if spec.takes == "torch":
+        pytest.skip("networks of torch are float")
+    if spec.takes_weights == "int8":
+        with pytest.raises(TechniqueError, match="needs a model with int8 weights"):
+            apply_once(example(spec), before=())
+    else:
+        static = {"kind": "quantize_static", "allow_slower": True}
+        with pytest.raises(TechniqueError, match="takes a float model, this one is quantised already"):
+            apply_once(example(spec), before=(static,))
+
+
+@each_technique
+def test_model_computes_in_int8_where_the_spec_says_so(spec: Spec, apply_once: Callable[..., Applied]) -> None:
+    if spec.gives == "torch":
+        assert not spec.gives_int8
+        return
+    model = apply_once(example(spec)).model
+    found = {node.op_type for node in load_graph(model).graph.node}
+    assert spec.gives_int8 == bool(found & {"QuantizeLinear", "DynamicQuantizeLinear"})

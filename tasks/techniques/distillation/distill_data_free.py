@@ -129,6 +129,11 @@ class DistillDataFree(TechniqueSpec):
             raise TechniqueError(
                 f"distill_data_free makes rows for classes, but the task is {context.task}; use distill_response"
             )
+        if context.vocab_size is not None:
+            raise TechniqueError(
+                "distill_data_free moves inputs along the teacher's gradient, but these rows are token ids, which have "
+                "none; use distill_response"
+            )
         if num_bytes > self.synthesis.max_mib * 2**20:
             raise TechniqueError(
                 f"synthesis.num_rows={self.synthesis.num_rows} rows of shape {list(context.input_shape)} take "

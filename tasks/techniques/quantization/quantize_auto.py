@@ -35,6 +35,7 @@ class QuantizeAuto(TechniqueSpec):
     summary: ClassVar[str] = "Static int8, and training with its rounding only if accuracy drops too far without."
     takes: ClassVar[ModelFormat] = "torch"
     gives: ClassVar[ModelFormat] = "onnx"
+    gives_int8: ClassVar[bool] = True
     keeps: ClassVar[frozenset[Invariant]] = QuantizeStatic.keeps & QuantizeAware.keeps
 
     kind: Literal["quantize_auto"] = "quantize_auto"

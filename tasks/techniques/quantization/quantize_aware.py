@@ -47,6 +47,7 @@ class QuantizeAware(TechniqueSpec):
     summary: ClassVar[str] = "Train with the rounding of int8 (weights of 8 or 4 bits), then export to real int8."
     takes: ClassVar[ModelFormat] = "torch"
     gives: ClassVar[ModelFormat] = "onnx"
+    gives_int8: ClassVar[bool] = True
     keeps: ClassVar[frozenset[Invariant]] = frozenset({"low_rank", "sparsity"})
 
     kind: Literal["quantize_aware"] = "quantize_aware"

@@ -8,7 +8,7 @@ from tasks.contracts.model import ModelFormat
 from tasks.techniques.quantization.checks import AllowSlower, require_speed
 from tasks.techniques.quantization.half_storage import store_half
 from tasks.techniques.quantization.preparation import require_float
-from tasks.techniques.technique import ALL_INVARIANTS, Applied, Invariant, StageContext, TechniqueSpec
+from tasks.techniques.technique import ALL_INVARIANTS, Applied, IncomingWeights, Invariant, StageContext, TechniqueSpec
 
 
 class QuantizeBfloat16(TechniqueSpec):
@@ -23,6 +23,7 @@ class QuantizeBfloat16(TechniqueSpec):
     summary: ClassVar[str] = "Weights stored in bfloat16: half the bytes; runs in float32 on the CPU, no faster."
     takes: ClassVar[ModelFormat] = "onnx"
     gives: ClassVar[ModelFormat] = "onnx"
+    takes_weights: ClassVar[IncomingWeights] = "float"
     keeps: ClassVar[frozenset[Invariant]] = ALL_INVARIANTS
 
     kind: Literal["quantize_bfloat16"] = "quantize_bfloat16"

@@ -12,7 +12,7 @@ from tasks.techniques.quantization.dynamic import DynamicInt8
 from tasks.techniques.quantization.embeddings import quantise_embeddings
 from tasks.techniques.quantization.float_layers import KeepFloat, kept_float, layers_of
 from tasks.techniques.quantization.preparation import prepared
-from tasks.techniques.technique import Applied, Invariant, StageContext, TechniqueSpec
+from tasks.techniques.technique import Applied, IncomingWeights, Invariant, StageContext, TechniqueSpec
 
 
 class QuantizeDynamic(TechniqueSpec):
@@ -27,6 +27,8 @@ class QuantizeDynamic(TechniqueSpec):
     summary: ClassVar[str] = "Int8 weights, activations quantised at run time; no calibration; for matrix products."
     takes: ClassVar[ModelFormat] = "onnx"
     gives: ClassVar[ModelFormat] = "onnx"
+    takes_weights: ClassVar[IncomingWeights] = "float"
+    gives_int8: ClassVar[bool] = True
     keeps: ClassVar[frozenset[Invariant]] = frozenset({"low_rank", "sparsity"})
 
     kind: Literal["quantize_dynamic"] = "quantize_dynamic"

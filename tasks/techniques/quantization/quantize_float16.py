@@ -10,7 +10,7 @@ from tasks.contracts.model import ModelFormat
 from tasks.techniques.quantization.checks import AllowSlower, require_speed
 from tasks.techniques.quantization.half_storage import LARGEST, require_range, store_half
 from tasks.techniques.quantization.preparation import prepared, require_float
-from tasks.techniques.technique import ALL_INVARIANTS, Applied, Invariant, StageContext, TechniqueSpec
+from tasks.techniques.technique import ALL_INVARIANTS, Applied, IncomingWeights, Invariant, StageContext, TechniqueSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -24,6 +24,7 @@ class QuantizeFloat16(TechniqueSpec):
     summary: ClassVar[str] = "Weights stored in float16: half the bytes; runs in float32 unless asked otherwise."
     takes: ClassVar[ModelFormat] = "onnx"
     gives: ClassVar[ModelFormat] = "onnx"
+    takes_weights: ClassVar[IncomingWeights] = "float"
     keeps: ClassVar[frozenset[Invariant]] = ALL_INVARIANTS
 
     kind: Literal["quantize_float16"] = "quantize_float16"

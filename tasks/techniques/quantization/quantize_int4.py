@@ -15,7 +15,7 @@ from tasks.techniques.quantization.embeddings import embedding_lookups
 from tasks.techniques.quantization.float_layers import LAYERS, KeepFloat, kept_float
 from tasks.techniques.quantization.int4_storage import Int4Weight, has_kernel, store_for_kernel, store_for_loading
 from tasks.techniques.quantization.preparation import prepared
-from tasks.techniques.technique import Applied, Invariant, StageContext, TechniqueSpec
+from tasks.techniques.technique import Applied, IncomingWeights, Invariant, StageContext, TechniqueSpec
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
@@ -29,6 +29,7 @@ class QuantizeInt4(TechniqueSpec):
     summary: ClassVar[str] = "Weights in 4 bits with a scale per block: an eighth of the bytes, at float speed."
     takes: ClassVar[ModelFormat] = "onnx"
     gives: ClassVar[ModelFormat] = "onnx"
+    takes_weights: ClassVar[IncomingWeights] = "float"
     keeps: ClassVar[frozenset[Invariant]] = frozenset({"low_rank", "sparsity"})
 
     kind: Literal["quantize_int4"] = "quantize_int4"

@@ -15,7 +15,7 @@ from tasks.techniques.quantization.embeddings import quantise_embeddings
 from tasks.techniques.quantization.float_layers import LAYERS, KeepFloat, activation_products, kept_float
 from tasks.techniques.quantization.preparation import prepared
 from tasks.techniques.quantization.qdq import insert_qdq
-from tasks.techniques.technique import ALL_INVARIANTS, Applied, Invariant, StageContext, TechniqueSpec
+from tasks.techniques.technique import ALL_INVARIANTS, Applied, IncomingWeights, Invariant, StageContext, TechniqueSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -47,6 +47,8 @@ class StaticInt8(TechniqueSpec):
 
     takes: ClassVar[ModelFormat] = "onnx"
     gives: ClassVar[ModelFormat] = "onnx"
+    takes_weights: ClassVar[IncomingWeights] = "float"
+    gives_int8: ClassVar[bool] = True
     keeps: ClassVar[frozenset[Invariant]] = ALL_INVARIANTS
 
     calibration: Literal["minmax", "percentile", "entropy"] = Field(

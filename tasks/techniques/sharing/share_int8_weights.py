@@ -8,7 +8,7 @@ from pydantic import Field
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import ModelFormat
 from tasks.techniques.targeting import Ignore, Targets
-from tasks.techniques.technique import ALL_INVARIANTS, Applied, Invariant, StageContext, TechniqueSpec
+from tasks.techniques.technique import ALL_INVARIANTS, Applied, IncomingWeights, Invariant, StageContext, TechniqueSpec
 
 if TYPE_CHECKING:
     from tasks.techniques.sharing.int8_weights import Int8Weight
@@ -24,6 +24,8 @@ class ShareInt8Weights(TechniqueSpec):
     summary: ClassVar[str] = "Store the weights of an int8 model in 4 bits; it still runs in int8 at the same speed."
     takes: ClassVar[ModelFormat] = "onnx"
     gives: ClassVar[ModelFormat] = "onnx"
+    takes_weights: ClassVar[IncomingWeights] = "int8"
+    gives_int8: ClassVar[bool] = True
     establishes: ClassVar[frozenset[Invariant]] = frozenset({"shared_weights"})
     keeps: ClassVar[frozenset[Invariant]] = ALL_INVARIANTS
     example_before: ClassVar[tuple[dict[str, Any], ...]] = ({"kind": "quantize_static", "allow_slower": True},)

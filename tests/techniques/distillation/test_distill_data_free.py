@@ -78,6 +78,8 @@ def test_apply_refuses_what_it_cannot_do(teacher: bytes, make_context: MakeConte
     context = make_context(load_baseline=lambda: teacher, load_split=no_data)
     with pytest.raises(TechniqueError, match="the task is regression; use distill_response"):
         data_free().apply(b"", make_context(task="regression"))
+    with pytest.raises(TechniqueError, match="these rows are token ids"):
+        data_free().apply(b"", make_context(vocab_size=100, input_shape=(12,)))
     with pytest.raises(
         TechniqueError, match=r"num_rows=100000 rows of shape \[1, 8, 8\] take 24 MiB, over .*max_mib=1"
     ):
