@@ -1,21 +1,17 @@
 """The checkpoint of a stage that trains several times: it wraps the training loop's, which knows of one training.
 
-Layout: 8 bytes with the length of the header (little-endian), the header as JSON, the network at the
-start of the round, and then what the training loop saved.
+It holds the network at the start of the round, and then what the training loop saved.
 """
 
-import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tasks.contracts.model import EpochRecord
+from tasks.techniques.sections import joined, parted
 from tasks.techniques.technique import Checkpoints
 
-logger = logging.getLogger(__name__)
-
-_FORMAT = "stillhouse.rounds/2"
-_LENGTH_BYTES = 8
+_FORMAT = "stillhouse.rounds/3"
 
 
 @dataclass(frozen=True)
@@ -58,30 +54,20 @@ def last_round(checkpoints: Checkpoints) -> Round | None:
 
 
 def _pack(current: Round, training: bytes) -> bytes:
-    header = {
-        "format": _FORMAT,
+    facts = {
         "round": current.number,
-        "network_bytes": len(current.network),
         "facts": dict(current.facts),
         "records": [record.model_dump(mode="json") for record in current.records],
     }
-    encoded = json.dumps(header).encode()
-    return b"".join([len(encoded).to_bytes(_LENGTH_BYTES, "little"), encoded, current.network, training])
+    return joined(_FORMAT, facts, [current.network, training])
 
 
 def _unpack(data: bytes | None) -> tuple[Round, bytes] | None:
     """Return the round and the training's checkpoint; None for bytes that are not of this format."""
-    if data is None:
-        return None
-    start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
-    try:
-        header = json.loads(data[_LENGTH_BYTES:start])
-        if header["format"] != _FORMAT:
-            raise ValueError(f"its format is {header['format']!r} instead of {_FORMAT!r}")
-        records = tuple(EpochRecord.model_validate(record) for record in header["records"])
-        end = start + int(header["network_bytes"])
-        number, facts = int(header["round"]), dict(header["facts"])
-    except (ValueError, KeyError, TypeError) as error:
-        logger.warning("the checkpoint of %d bytes is ignored and the stage starts anew: %s", len(data), error)
-        return None
-    return Round(number, data[start:end], records, facts), data[end:]
+    return parted(_FORMAT, data, _read)
+
+
+def _read(facts: dict[str, Any], sections: list[bytes]) -> tuple[Round, bytes]:
+    network, training = sections
+    records = tuple(EpochRecord.model_validate(record) for record in facts["records"])
+    return Round(int(facts["round"]), network, records, dict(facts["facts"])), training

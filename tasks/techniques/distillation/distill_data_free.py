@@ -14,15 +14,14 @@ from pydantic import ConfigDict, Field
 
 from tasks.contracts.data import SplitName
 from tasks.contracts.errors import TechniqueError
-from tasks.contracts.model import ModelFormat
 from tasks.contracts.value import Value
-from tasks.techniques.distillation.fields import Student, Temperature
+from tasks.techniques.distillation.fields import Temperature
 from tasks.techniques.distillation.losses import softened_divergence
 from tasks.techniques.distillation.phases import run_phases
 from tasks.techniques.distillation.student import make_student
+from tasks.techniques.distillation.student_spec import StudentSpec
 from tasks.techniques.loss import Batch
-from tasks.techniques.schedule import Schedule
-from tasks.techniques.technique import ALL_INVARIANTS, Applied, Arrays, Invariant, StageContext, TechniqueSpec
+from tasks.techniques.technique import Applied, Arrays, StageContext
 from tasks.techniques.training import device_for, fit
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class Synthesis(Value):
     )
 
 
-class DistillDataFree(TechniqueSpec):
+class DistillDataFree(StudentSpec):
     """L = T^2 KL(softmax(t / T) || softmax(s / T)) on rows made by DeepInversion (Yin et al. 2020, arXiv:1912.08795).
 
     No split is read at all, so the teacher is not verified either: its accuracy is the baseline's own record. The
@@ -79,25 +78,10 @@ class DistillDataFree(TechniqueSpec):
     )
 
     summary: ClassVar[str] = "Train a student without data, on rows inverted from the baseline's batch norms."
-    takes: ClassVar[ModelFormat] = "torch"
-    gives: ClassVar[ModelFormat] = "torch"
-    keeps: ClassVar[frozenset[Invariant]] = ALL_INVARIANTS
 
     kind: Literal["distill_data_free"] = "distill_data_free"
-    student: Student = None
     synthesis: Synthesis = Field(default=Synthesis(), description="How many rows are made up, and how.")
     temperature: Temperature = 4.0
-    schedule: Schedule = Field(default=Schedule(), description="How long and how fast the student trains.")
-
-    @property
-    def planned_epochs(self) -> int:
-        """See `TechniqueSpec.planned_epochs`."""
-        return self.schedule.epochs
-
-    @property
-    def starts_over(self) -> bool:
-        """See `TechniqueSpec.starts_over`."""
-        return self.student is not None
 
     def apply(self, model: bytes, context: StageContext) -> Applied:
         """Make rows, then train the student; an interrupted stage keeps the rows and its last checkpoint.

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tasks.contracts.errors import TechniqueError
-from tasks.contracts.model import ModelFormat
-from tasks.techniques.distillation.fields import Student, TeacherCacheMib, TeacherFloor, Temperature
+from tasks.techniques.distillation.fields import TeacherCacheMib, TeacherFloor, Temperature
 from tasks.techniques.distillation.losses import decoupled_divergence
 from tasks.techniques.distillation.student import make_student, student_facts
+from tasks.techniques.distillation.student_spec import StudentSpec
 from tasks.techniques.distillation.teacher import verified_teacher
 from tasks.techniques.loss import Batch, Loss, label_loss
-from tasks.techniques.schedule import Schedule
-from tasks.techniques.technique import ALL_INVARIANTS, Applied, Invariant, StageContext, TechniqueSpec
+from tasks.techniques.technique import Applied, StageContext
 from tasks.techniques.training import device_for, fit
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from tasks.techniques.distillation.teacher_outputs import TeacherOutputs
 
 
-class DistillDecoupled(TechniqueSpec):
+class DistillDecoupled(StudentSpec):
     """L = w CE(y, s) + r T^2 (alpha TCKD + beta NCKD), Zhao et al. 2022 (arXiv:2203.08679).
 
     TCKD is the divergence between teacher and student over the row's class against all others, NCKD the one over
@@ -36,12 +35,8 @@ class DistillDecoupled(TechniqueSpec):
     """
 
     summary: ClassVar[str] = "As distill_response, with the teacher's word on the other classes weighed apart."
-    takes: ClassVar[ModelFormat] = "torch"
-    gives: ClassVar[ModelFormat] = "torch"
-    keeps: ClassVar[frozenset[Invariant]] = ALL_INVARIANTS
 
     kind: Literal["distill_decoupled"] = "distill_decoupled"
-    student: Student = None
     temperature: Temperature = 4.0
     target_weight: float = Field(
         default=1.0, ge=0, le=100, description="alpha: weight of the divergence over the row's class."
@@ -62,23 +57,12 @@ class DistillDecoupled(TechniqueSpec):
     )
     teacher_floor: TeacherFloor = 0.0
     teacher_cache_mib: TeacherCacheMib = 1024
-    schedule: Schedule = Field(default=Schedule(), description="How long and how fast the student trains.")
 
     @model_validator(mode="after")
     def _something_is_learned(self) -> Self:
         if self.target_weight == self.nontarget_weight == self.label_weight == 0:
             raise ValueError("target_weight, nontarget_weight and label_weight are all 0; give one of them a weight")
         return self
-
-    @property
-    def planned_epochs(self) -> int:
-        """See `TechniqueSpec.planned_epochs`."""
-        return self.schedule.epochs
-
-    @property
-    def starts_over(self) -> bool:
-        """See `TechniqueSpec.starts_over`."""
-        return self.student is not None
 
     def apply(self, model: bytes, context: StageContext) -> Applied:
         """Train the student; `model` is the student itself if no architecture is given, otherwise unused.

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from tasks.contracts.model import Architecture, ModelFormat
-from tasks.techniques.distillation.fields import LabelWeight, Student, TeacherCacheMib, TeacherFloor, Temperature
+from tasks.contracts.model import Architecture
+from tasks.techniques.distillation.fields import LabelWeight, TeacherCacheMib, TeacherFloor, Temperature
 from tasks.techniques.distillation.recovery import taught_loss
 from tasks.techniques.distillation.student import make_student, student_facts
+from tasks.techniques.distillation.student_spec import StudentSpec
 from tasks.techniques.distillation.teacher import Teacher, calibration_score, verified, verified_teacher
 from tasks.techniques.loss import Loss, label_loss
 from tasks.techniques.schedule import Schedule
-from tasks.techniques.technique import ALL_INVARIANTS, Applied, Arrays, Invariant, StageContext, TechniqueSpec
+from tasks.techniques.technique import Applied, Arrays, StageContext
 from tasks.techniques.training import device_for
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 Details = dict[str, float | int | str]
 
 
-class DistillEnsemble(TechniqueSpec):
+class DistillEnsemble(StudentSpec):
     """First members m = 1 ... M learn from the baseline, then the student learns from their mean (Hinton et al. 2015).
 
     Both learn by L = w CE(y, s) + (1 - w) T^2 KL(p || softmax(s / T)), as in `distill_response`. For the members
@@ -38,13 +39,9 @@ class DistillEnsemble(TechniqueSpec):
     """
 
     summary: ClassVar[str] = "Train several students of the baseline, then one student on their mean."
-    takes: ClassVar[ModelFormat] = "torch"
-    gives: ClassVar[ModelFormat] = "torch"
-    keeps: ClassVar[frozenset[Invariant]] = ALL_INVARIANTS
     model_config = ConfigDict(json_schema_extra={"examples": [{"num_members": 2, "include_baseline": True}]})
 
     kind: Literal["distill_ensemble"] = "distill_ensemble"
-    student: Student = None
     member: Architecture | None = Field(
         default=None,
         description="What each member is, from scratch; may be bigger than the student. Without it, it is as the "
@@ -57,17 +54,11 @@ class DistillEnsemble(TechniqueSpec):
     teacher_floor: TeacherFloor = 0.0
     teacher_cache_mib: TeacherCacheMib = 1024
     member_schedule: Schedule = Field(default=Schedule(), description="How long and how fast each member trains.")
-    schedule: Schedule = Field(default=Schedule(), description="How long and how fast the student trains.")
 
     @property
     def planned_epochs(self) -> int:
         """Epochs of all members and of the student."""
         return self.num_members * self.member_schedule.epochs + self.schedule.epochs
-
-    @property
-    def starts_over(self) -> bool:
-        """See `TechniqueSpec.starts_over`."""
-        return self.student is not None
 
     def apply(self, model: bytes, context: StageContext) -> Applied:
         """Train the members and the student; `model` is the student itself if no architecture is given.

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from tasks.contracts.errors import TechniqueError
-from tasks.contracts.model import ModelFormat
 from tasks.contracts.value import Value
-from tasks.techniques.distillation.fields import LabelWeight, Student, TeacherCacheMib, TeacherFloor, Temperature
+from tasks.techniques.distillation.fields import LabelWeight, TeacherCacheMib, TeacherFloor, Temperature
 from tasks.techniques.distillation.losses import softened_divergences, squared_errors
 from tasks.techniques.distillation.student import make_student, student_facts
+from tasks.techniques.distillation.student_spec import StudentSpec
 from tasks.techniques.distillation.teacher import verified_teacher
 from tasks.techniques.distillation.temperature import Course, ScheduledTemperature
 from tasks.techniques.distillation.unlabelled import labelled_only, num_unlabelled, training_rows
 from tasks.techniques.loss import Batch, Loss, label_loss
-from tasks.techniques.schedule import Schedule
-from tasks.techniques.technique import ALL_INVARIANTS, Applied, Invariant, StageContext, TechniqueSpec
+from tasks.techniques.technique import Applied, StageContext
 from tasks.techniques.training import device_for, fit
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class ConfidenceFilter(Value):
     )
 
 
-class DistillResponse(TechniqueSpec):
+class DistillResponse(StudentSpec):
     """L = w CE(y, s) + (1 - w) T^2 KL(softmax(t / T) || softmax(s / T)), Hinton et al. 2015 (arXiv:1503.02531).
 
     y are the labels, s and t the logits of student and teacher, w is `label_weight` and T is
@@ -54,12 +53,8 @@ class DistillResponse(TechniqueSpec):
     """
 
     summary: ClassVar[str] = "Train a small student on the baseline's softened outputs and the labels."
-    takes: ClassVar[ModelFormat] = "torch"
-    gives: ClassVar[ModelFormat] = "torch"
-    keeps: ClassVar[frozenset[Invariant]] = ALL_INVARIANTS
 
     kind: Literal["distill_response"] = "distill_response"
-    student: Student = None
     temperature: Temperature = 4.0
     temperature_schedule: Course = Field(
         default="constant", description="How the temperature goes from `temperature` to `final_temperature`."
@@ -76,17 +71,6 @@ class DistillResponse(TechniqueSpec):
     )
     teacher_floor: TeacherFloor = 0.0
     teacher_cache_mib: TeacherCacheMib = 1024
-    schedule: Schedule = Field(default=Schedule(), description="How long and how fast the student trains.")
-
-    @property
-    def planned_epochs(self) -> int:
-        """See `TechniqueSpec.planned_epochs`."""
-        return self.schedule.epochs
-
-    @property
-    def starts_over(self) -> bool:
-        """See `TechniqueSpec.starts_over`."""
-        return self.student is not None
 
     def apply(self, model: bytes, context: StageContext) -> Applied:
         """Train the student; `model` is the student itself if no architecture is given, otherwise unused.

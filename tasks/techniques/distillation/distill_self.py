@@ -1,7 +1,7 @@
 """Self-distillation: a network is born again, taught by what it was. Dimension legend: B rows of a batch, K outputs."""
 
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,9 +14,6 @@ from tasks.techniques.loss import label_loss
 from tasks.techniques.schedule import Schedule
 from tasks.techniques.technique import Applied, Invariant, StageContext, TechniqueSpec
 from tasks.techniques.training import device_for, fit
-
-if TYPE_CHECKING:
-    pass
 
 
 class DistillSelf(TechniqueSpec):

@@ -2,18 +2,18 @@
 
 from abc import abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from tasks.contracts.model import ModelFormat
-from tasks.techniques.distillation.fields import Student, TeacherFloor, Temperature
+from tasks.techniques.distillation.fields import TeacherFloor, Temperature
 from tasks.techniques.distillation.layer_pairs import LayerPair, LayerShape
 from tasks.techniques.distillation.phases import run_phases
 from tasks.techniques.distillation.student import make_student, student_facts
+from tasks.techniques.distillation.student_spec import StudentSpec
 from tasks.techniques.distillation.teacher import verified_teacher
 from tasks.techniques.schedule import Schedule
-from tasks.techniques.technique import ALL_INVARIANTS, Applied, Invariant, StageContext, TechniqueSpec
+from tasks.techniques.technique import Applied, StageContext
 from tasks.techniques.training import device_for
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tasks.techniques.distillation.guides import Features, Guide
 
 
-class GuidedSpec(TechniqueSpec):
+class GuidedSpec(StudentSpec):
     """L = a CE(y, s) + b T^2 KL(softmax(t / T) || softmax(s / T)) + G(features of s, features of t).
 
     y are the labels, s and t the logits of student and teacher; a is `label_weight`, b `response_weight` and T
@@ -31,11 +31,6 @@ class GuidedSpec(TechniqueSpec):
     arXiv:2106.05237).
     """
 
-    takes: ClassVar[ModelFormat] = "torch"
-    gives: ClassVar[ModelFormat] = "torch"
-    keeps: ClassVar[frozenset[Invariant]] = ALL_INVARIANTS
-
-    student: Student = None
     pairs: tuple[LayerPair, ...] = Field(
         default=(), description="Which layers of the student learn from which of the teacher; chosen if none is given."
     )
@@ -45,17 +40,6 @@ class GuidedSpec(TechniqueSpec):
     )
     temperature: Temperature = 4.0
     teacher_floor: TeacherFloor = 0.0
-    schedule: Schedule = Field(default=Schedule(), description="How long and how fast the student trains.")
-
-    @property
-    def planned_epochs(self) -> int:
-        """See `TechniqueSpec.planned_epochs`."""
-        return self.schedule.epochs
-
-    @property
-    def starts_over(self) -> bool:
-        """See `TechniqueSpec.starts_over`."""
-        return self.student is not None
 
     @abstractmethod
     def _choose_pairs(self, teacher: list[LayerShape], student: list[LayerShape]) -> tuple[LayerPair, ...]:

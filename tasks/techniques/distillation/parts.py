@@ -1,27 +1,22 @@
 """A stage that trains several networks one after another, and its checkpoint.
 
-Layout of the checkpoint: 8 bytes with the length of the header (little-endian), the header as JSON, the networks
-that are done, and then what the training loop saved of the one that is being trained.
+It holds the networks that are done, and then what the training loop saved of the one that is being trained.
 """
 
-import json
-import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.contracts.model import EpochRecord
 from tasks.techniques.loss import Loss
 from tasks.techniques.schedule import Schedule
+from tasks.techniques.sections import joined, parted
 from tasks.techniques.technique import Arrays, Checkpoints, StageContext
 from tasks.techniques.training import fit
 
 if TYPE_CHECKING:
     from tasks.models.architecture import Network
 
-logger = logging.getLogger(__name__)
-
-_FORMAT = "stillhouse.parts/1"
-_LENGTH_BYTES = 8
+_FORMAT = "stillhouse.parts/2"
 
 
 @dataclass(frozen=True)
@@ -86,31 +81,16 @@ def train_part(
 
 
 def _pack(done: Progress, training: bytes) -> bytes:
-    header = {
-        "format": _FORMAT,
-        "network_bytes": [len(network) for network in done.networks],
-        "records": [record.model_dump(mode="json") for record in done.records],
-    }
-    encoded = json.dumps(header).encode()
-    return b"".join([len(encoded).to_bytes(_LENGTH_BYTES, "little"), encoded, *done.networks, training])
+    facts = {"records": [record.model_dump(mode="json") for record in done.records]}
+    return joined(_FORMAT, facts, [*done.networks, training])
 
 
 def _unpack(data: bytes | None) -> tuple[Progress, bytes] | None:
     """Return the finished parts and the training's checkpoint; None for bytes that are not of this format."""
-    if data is None:
-        return None
-    position = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
-    try:
-        header = json.loads(data[_LENGTH_BYTES:position])
-        if header["format"] != _FORMAT:
-            raise ValueError(f"its format is {header['format']!r} instead of {_FORMAT!r}")
-        records = tuple(EpochRecord.model_validate(record) for record in header["records"])
-        lengths = [int(length) for length in header["network_bytes"]]
-    except (ValueError, KeyError, TypeError) as error:
-        logger.warning("the checkpoint of %d bytes is ignored and the stage starts anew: %s", len(data), error)
-        return None
-    networks = []
-    for length in lengths:
-        networks.append(data[position : position + length])
-        position += length
-    return Progress(tuple(networks), records), data[position:]
+    return parted(_FORMAT, data, _read)
+
+
+def _read(facts: dict[str, Any], sections: list[bytes]) -> tuple[Progress, bytes]:
+    *networks, training = sections
+    records = tuple(EpochRecord.model_validate(record) for record in facts["records"])
+    return Progress(tuple(networks), records), training
