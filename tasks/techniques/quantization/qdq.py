@@ -56,6 +56,8 @@ def insert_qdq(
         if node.op_type in (*LAYERS, *_FOLLOWERS) and node.name not in kept_float
         for output in node.output
     }
+    clamps = [node for node in model.graph.node if node.op_type in ("Relu", "Clip")]
+    activated = {name for node in clamps for name in (node.input[0], node.output[0])}
     quantizer = QDQQuantizer(
         model,
         per_channel=per_channel,
@@ -71,13 +73,13 @@ def insert_qdq(
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     quantised: ModelProto = quantizer.model.model
-    _give_floats_from_products(quantised.graph, in_int8)
+    _give_floats_from_products(quantised.graph, in_int8, activated)
     _keep_float_convolution_biases(quantised.graph)
     _shield_float_layers(quantised.graph, excluded)
     return quantised
 
 
-def _give_floats_from_products(graph: "GraphProto", in_int8: Collection[str]) -> None:
+def _give_floats_from_products(graph: "GraphProto", in_int8: Collection[str], activated: Collection[str]) -> None:
     """Let float operators and the outside read a matrix product's float output instead of a quantised one.
 
     Its int8 kernel sums in int32 and gives the float directly, at full precision; a convolution's cannot.
@@ -85,6 +87,8 @@ def _give_floats_from_products(graph: "GraphProto", in_int8: Collection[str]) ->
     Args:
         graph: changed in place.
         in_int8: original outputs of the nodes that were to run in int8.
+        activated: original outputs that went into a Relu or Clip. The quantizer leaves that out, since rounding into
+            the range does its work, so these must stay rounded.
     """
     outside = {value.name for value in graph.output}
     makers = {output: node for node in graph.node for output in node.output}
@@ -98,6 +102,8 @@ def _give_floats_from_products(graph: "GraphProto", in_int8: Collection[str]) ->
         if quantize is None or layer is None or layer.op_type not in ("Gemm", "MatMul"):
             continue
         raw, restored = quantize.input[0], dequantize.output[0]
+        if _original(raw) in activated:
+            continue
         for user in users.get(restored, []):
             if not any(_original(output) in in_int8 for output in user.output):
                 _rewire(user, restored, raw)

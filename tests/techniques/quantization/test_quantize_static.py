@@ -410,3 +410,19 @@ def test_calibration_rows_takes_all_when_there_are_not_enough():
 def test_spec_rejects_values_out_of_bounds(fields):
     with pytest.raises(ValidationError):
         QuantizeStatic(**fields)
+
+
+@pytest.mark.parametrize("last", ["relu", "hardtanh"])
+def test_activation_between_an_int8_product_and_a_float_layer_is_not_lost(make_context: MakeContext, last: str) -> None:
+    torch.manual_seed(0)
+    activation = nn.ReLU() if last == "relu" else nn.Hardtanh(-0.1, 0.2)
+    layers = [nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), activation, nn.Linear(32, 3)]
+    module = nn.Sequential(*layers).eval()
+    x = GENERATOR.normal(size=(200, 6)).astype(np.float32)
+    context = make_context(
+        input_shape=(6,), load_split=lambda name: Arrays(x, np.zeros(200, dtype=np.int64))
+    )  # fmt: skip
+    made = QuantizeStatic(first_last_float=True, allow_slower=True).apply(exported(module, (6,)), context).model
+    found = run_rows(make_session(made), x)
+    expected = module(torch.from_numpy(x)).detach().numpy()
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
