@@ -34,8 +34,8 @@ class Schedule(Value):
     )
     precision: Precision = Field(
         default="float32",
-        description="`bfloat16` trains in mixed precision: about twice as fast on GPUs and on CPUs that have its "
-        "instructions, slower on others. Weights, batch statistics and losses stay in float32.",
+        description="`bfloat16` trains in mixed precision, which can be faster where the processor has its "
+        "instructions; thin networks may gain nothing. Weights, batch statistics and losses stay in float32.",
     )
     checkpoint_every: int = Field(default=5, ge=1, description="Epochs between checkpoints; the last is always saved.")
 
