@@ -1,4 +1,4 @@
-"""Run benchmarks: `python -m benchmarks [NAME...] [--out DIR]`; prints the lines of the results' table.
+"""Run benchmarks: `python -m benchmarks [NAME...] [--out DIR]`; prints each figure on a line of a table.
 
 Each runs in a process and a home of its own, so that none sees what another left in memory or on disk.
 """

@@ -6,6 +6,7 @@ against one baseline, whose stage is computed once. Every model of a run is time
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.result import RATIO, Figure, Findings, figure
@@ -18,6 +19,8 @@ DATA_VARIABLE = "BENCHMARK_DATA"
 """Folder of the data sets, as `python -m benchmarks --data` hands it on."""
 
 _ROOT = Path(__file__).parents[1]
+_BASELINE = "baseline"
+_MINUTES = "time of its stages"
 
 
 def measure_plan(plan: str, data_file: str, question: str, seeds: Sequence[int]) -> Findings:
@@ -81,10 +84,10 @@ def _baseline_figures(dossiers: Sequence[RunDossier]) -> list[Figure]:
     record, stage = dossiers[0].record, dossiers[0].baseline_stage
     evaluation = record.baseline.evaluation
     return [
-        *_quality("baseline", [evaluation], [evaluation]),
-        figure("baseline: size", "bytes", [evaluation.size_bytes]),
-        figure("baseline: parameters", "", [evaluation.num_parameters]),
-        figure("baseline: training", "min", [stage.seconds / 60]),
+        _quality(_BASELINE, [evaluation]),
+        figure("size", "bytes", [evaluation.size_bytes], subject=_BASELINE),
+        figure(_MINUTES, "min", [stage.seconds / 60], subject=_BASELINE),
+        figure("parameters", "", [evaluation.num_parameters], subject=_BASELINE, supporting=True),
     ]
 
 
@@ -94,7 +97,7 @@ def _candidate_figures(plan: CompressionPlan, dossiers: Sequence[RunDossier]) ->
         runs = [(dossier, _candidate(dossier, name)) for dossier in dossiers]
         judged = [(dossier, one) for dossier, one in runs if dossier.candidates[name].failure is None]
         if len(judged) < len(runs):
-            figures.append(figure(f"{name}: runs that ended before the gate", "", [len(runs) - len(judged)]))
+            figures.append(figure("runs ended before the gate", "", [len(runs) - len(judged)], subject=name))
         if judged:
             figures += _of_candidate(name, judged)
     return figures
@@ -106,34 +109,40 @@ def _of_candidate(name: str, judged: Sequence[tuple[RunDossier, CandidateSummary
     eager = [dossier.eager_timing for dossier, _ in judged]
     pairs = list(zip(baselines, ends, strict=True))
     minutes = [sum(stage.seconds for stage in dossier.candidates[name].stages) / 60 for dossier, _ in judged]
+    of_it = partial(figure, subject=name)
     return [
-        *_quality(name, ends, baselines),
-        figure(f"{name}: size, baseline / it", RATIO, [big.size_bytes / small.size_bytes for big, small in pairs]),
-        figure(f"{name}: zipped size, baseline / it", RATIO, [a.size_zip_bytes / b.size_zip_bytes for a, b in pairs]),
-        figure(f"{name}: latency, baseline / it", RATIO, [_p50(slow) / _p50(fast) for slow, fast in pairs]),
-        figure(
-            f"{name}: latency, eager torch baseline / it",
+        _quality(name, ends),
+        _loss(name, baselines, ends),
+        of_it("size", "bytes", [end.size_bytes for end in ends]),
+        of_it("size, baseline / it", RATIO, [big.size_bytes / small.size_bytes for big, small in pairs]),
+        of_it("zipped size, baseline / it", RATIO, [a.size_zip_bytes / b.size_zip_bytes for a, b in pairs]),
+        of_it("latency, baseline / it", RATIO, [_p50(slow) / _p50(fast) for slow, fast in pairs]),
+        of_it(
+            "latency, eager torch baseline / it",
             RATIO,
             [_p50(slow) / _p50(fast) for slow, fast in zip(eager, ends, strict=True)],
         ),
-        figure(f"{name}: FLOPs, it / baseline", RATIO, [after.flops / before.flops for before, after in pairs]),
-        figure(f"{name}: size", "bytes", [end.size_bytes for end in ends]),
-        figure(f"{name}: int8 coverage", "%", [100 * end.int8_coverage for end in ends], supporting=True),
-        figure(f"{name}: time of its stages", "min", minutes),
+        of_it("FLOPs, it / baseline", RATIO, [after.flops / before.flops for before, after in pairs]),
+        of_it("int8 coverage", "%", [100 * end.int8_coverage for end in ends]),
+        of_it(_MINUTES, "min", minutes),
     ]
 
 
-def _quality(name: str, ends: Sequence[Evaluation], baselines: Sequence[Evaluation]) -> list[Figure]:
-    """Return the metric on test, and what was lost against the baseline."""
-    if "accuracy" in baselines[0].metrics:
-        shares = [100 * end.metrics["accuracy"] for end in ends]
-        lost = [100 * baseline.metrics["accuracy"] - own for baseline, own in zip(baselines, shares, strict=True)]
-        found = [figure(f"{name}: accuracy", "%", shares), figure(f"{name}: drop of accuracy", "points", lost)]
-    else:
-        errors = [end.metrics["rmse"] for end in ends]
-        rises = [100 * (own / base.metrics["rmse"] - 1) for own, base in zip(errors, baselines, strict=True)]
-        found = [figure(f"{name}: RMSE", "", errors), figure(f"{name}: rise of RMSE", "%", rises)]
-    return found[:1] if name == "baseline" else found
+def _quality(name: str, ends: Sequence[Evaluation]) -> Figure:
+    """Return the metric on test."""
+    if "accuracy" in ends[0].metrics:
+        return figure("accuracy", "%", [100 * end.metrics["accuracy"] for end in ends], subject=name)
+    return figure("RMSE", "", [end.metrics["rmse"] for end in ends], subject=name)
+
+
+def _loss(name: str, baselines: Sequence[Evaluation], ends: Sequence[Evaluation]) -> Figure:
+    """Return what was lost against the baseline on test."""
+    pairs = [(before.metrics, after.metrics) for before, after in zip(baselines, ends, strict=True)]
+    if "accuracy" in pairs[0][0]:
+        drops = [100 * (before["accuracy"] - after["accuracy"]) for before, after in pairs]
+        return figure("drop of accuracy", "points", drops, subject=name)
+    rises = [100 * (after["rmse"] / before["rmse"] - 1) for before, after in pairs]
+    return figure("rise of RMSE", "%", rises, subject=name)
 
 
 def _p50(measured: Evaluation | Timing) -> float:

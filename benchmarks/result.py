@@ -26,8 +26,10 @@ class Figure(Value):
     min: float
     median: float
     max: float
+    subject: str = ""
+    """What it is a figure of, where several things are measured alike: these stand in a table, one row each."""
     supporting: bool = False
-    """An absolute figure that a ratio was made of: kept in the JSON file, left out of the table."""
+    """An absolute figure that a ratio was made of: kept in the JSON file, left out of the tables."""
 
 
 class BenchmarkResult(Value):
@@ -71,7 +73,9 @@ def described(name: Slug, findings: Findings, seconds: float) -> BenchmarkResult
     )
 
 
-def figure(name: str, unit: str, samples: Sequence[float] | np.ndarray, *, supporting: bool = False) -> Figure:
+def figure(
+    name: str, unit: str, samples: Sequence[float] | np.ndarray, *, subject: str = "", supporting: bool = False
+) -> Figure:
     """Summarise samples [repeats].
 
     Raises:
@@ -81,7 +85,14 @@ def figure(name: str, unit: str, samples: Sequence[float] | np.ndarray, *, suppo
         raise ValueError(f"figure {name!r} has no samples")
     low, middle, high = (_rounded(value) for value in np.quantile(np.asarray(samples, np.float64), (0.0, 0.5, 1.0)))
     return Figure(
-        name=name, unit=unit, num_repeats=len(samples), min=low, median=middle, max=high, supporting=supporting
+        name=name,
+        unit=unit,
+        num_repeats=len(samples),
+        min=low,
+        median=middle,
+        max=high,
+        subject=subject,
+        supporting=supporting,
     )
 
 

@@ -118,7 +118,7 @@ def _figures(name: str, outcome: Outcome, expected: str) -> list[Figure]:
         f"number of the tick at which it was {expected.replace('_', ' ')}": ("", state.tick),
         "time from its begin to that": ("s", outcome.seconds),
     }
-    return [figure(f"{name}: {what}", unit, [value]) for what, (unit, value) in counts.items()]
+    return [figure(what, unit, [value], subject=name) for what, (unit, value) in counts.items()]
 
 
 def _require_end(name: str, outcome: Outcome, expected: str) -> None:

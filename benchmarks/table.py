@@ -11,11 +11,13 @@ from tasks.contracts.errors import DataError
 from tasks.contracts.evaluation import Machine
 
 HEADER = ("| benchmark | figure | median | min to max | repeats |", "| --- | --- | --- | --- | --- |")
+_SECTION_HEADER = ("| figure | median | min to max | repeats |", "| --- | --- | --- | --- |")
 _PREFACE = """# Benchmark results
 
 Made by `make bench` from the JSON files beside it; do not edit. A figure with `x` is a ratio of two things
 that were measured in turns in one run on one machine, so that whatever slowed the machine slowed both.
-Absolute times are in the JSON files; those of two machines or two moments are not compared.
+Absolute times are in the JSON files; those of two machines or two moments are not compared. A figure is the
+median of its repeats, with the lowest and the highest where they differ.
 """
 
 
@@ -42,19 +44,70 @@ def write_page(folder: Path) -> None:
 
 
 def page(results: Sequence[BenchmarkResult]) -> str:
-    """Return the whole page: one table over all results, then how each was measured."""
-    rows = [row for result in results for row in table_rows(result)]
-    return "\n".join([_PREFACE, *HEADER, *rows, "", *(line for one in results for line in _description(one))])
+    """Return the whole page: each benchmark with its figures and how they were measured."""
+    return "\n".join([_PREFACE, *(line for one in results for line in _section(one))])
 
 
 def table_rows(result: BenchmarkResult) -> list[str]:
-    """Return one table line for each figure that is not only supporting another."""
-    return [_row(result.name, one) for one in result.figures if not one.supporting]
+    """Return one line of the table under `HEADER` for each figure that is not only supporting another."""
+    return [
+        _row((result.name, f"{one.subject}: {one.name}" if one.subject else one.name, *_summary(one)))
+        for one in result.figures
+        if not one.supporting
+    ]
 
 
-def _row(name: str, one: Figure) -> str:
-    spread = "" if one.num_repeats == 1 else f"{_number(one.min)} to {_number(one.max)}"
-    cells = (name, one.name, _with_unit(one), spread, str(one.num_repeats))
+def matrix(figures: Sequence[Figure]) -> list[str]:
+    """Return a table with a row for each subject and a column for each figure; a cell without a figure is empty."""
+    rows: dict[str, dict[str, Figure]] = {}
+    for one in figures:
+        rows.setdefault(one.subject, {})[one.name] = one
+    names = _column_order([list(row) for row in rows.values()])
+    return [
+        _row(("", *names)),
+        _row(("---",) * (len(names) + 1)),
+        *(
+            _row((subject, *(_cell(row[name]) if name in row else "" for name in names)))
+            for subject, row in rows.items()
+        ),
+    ]
+
+
+def _column_order(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Put each name where the row puts it that has most before it."""
+    last: dict[str, int] = {}
+    for row in rows:
+        for place, name in enumerate(row):
+            last[name] = max(place, last.get(name, 0))
+    return sorted(last, key=lambda name: last[name])
+
+
+def _section(result: BenchmarkResult) -> list[str]:
+    shown = [one for one in result.figures if not one.supporting]
+    alone = [_row((one.name, *_summary(one))) for one in shown if not one.subject]
+    compared = [one for one in shown if one.subject]
+    return [
+        *_description(result),
+        *([*_SECTION_HEADER, *alone, ""] if alone else []),
+        *([*matrix(compared), ""] if compared else []),
+    ]
+
+
+def _summary(one: Figure) -> tuple[str, str, str]:
+    return _with_unit(one), _spread(one), str(one.num_repeats)
+
+
+def _cell(one: Figure) -> str:
+    spread = _spread(one)
+    return f"{_with_unit(one)} ({spread})" if spread else _with_unit(one)
+
+
+def _spread(one: Figure) -> str:
+    low, high = _number(one.min), _number(one.max)
+    return "" if low == high else f"{low} to {high}"
+
+
+def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

@@ -57,18 +57,46 @@ def test_table_rows_show_spread_only_when_repeated_and_leave_supporting_figures_
     ]
 
 
-def test_write_page_puts_all_results_of_the_folder_into_one_table(tmp_path: Path) -> None:
+def test_table_rows_name_the_subject_and_leave_out_a_spread_of_none() -> None:
     from benchmarks.result import figure
-    from benchmarks.table import HEADER, write_page
+    from benchmarks.table import table_rows
+
+    shown = result("techniques", figure("size", "bytes", [43600, 43600], subject="int8"))
+    assert table_rows(shown) == ["| techniques | int8: size | 43,600 bytes |  | 2 |"]
+
+
+def test_matrix_has_a_row_for_each_subject_and_leaves_open_what_was_not_measured() -> None:
+    from benchmarks.result import figure
+    from benchmarks.table import matrix
+
+    assert matrix(
+        [
+            figure("accuracy", "%", [93.5], subject="baseline"),
+            figure("minutes", "", [2], subject="baseline"),
+            figure("accuracy", "%", [93.0, 93.1, 93.3], subject="int8"),
+            figure("latency, baseline / it", "x", [2.5], subject="int8"),
+            figure("minutes", "", [1], subject="int8"),
+        ]
+    ) == [
+        "|  | accuracy | latency, baseline / it | minutes |",
+        "| --- | --- | --- | --- |",
+        "| baseline | 93.5 % |  | 2 |",
+        "| int8 | 93.1 % (93 to 93.3) | 2.5x | 1 |",
+    ]
+
+
+def test_write_page_has_a_section_for_each_result_of_the_folder(tmp_path: Path) -> None:
+    from benchmarks.result import figure
+    from benchmarks.table import write_page
 
     for name in ("stage-cache", "gateway"):
         made = result(name, figure("f", "x", [2.0]))
         (tmp_path / f"{name}.json").write_text(made.model_dump_json())
     write_page(tmp_path)
     lines = (tmp_path / "README.md").read_text().splitlines()
-    start = lines.index(HEADER[0])
-    assert lines[start : start + 4] == [*HEADER, "| gateway | f | 2x |  | 1 |", "| stage-cache | f | 2x |  | 1 |"]
-    assert "## gateway" in lines
+    header = lines.index("| figure | median | min to max | repeats |")
+    assert [line for line in lines if line.startswith("## ")] == ["## gateway", "## stage-cache"]
+    assert lines[header + 2] == "| f | 2x |  | 1 |"
     described = next(line for line in lines if line.startswith("Measured on"))
     assert "in 12 s. Seeds: rows 3." in described
     assert str(tmp_path) not in "".join(lines)

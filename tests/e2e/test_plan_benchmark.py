@@ -63,12 +63,12 @@ def test_measure_plan_runs_each_seed_against_one_baseline_and_judges_on_test(tmp
 
     assert finished.returncode == 0, finished.stderr[-3000:]
     findings = Findings.model_validate_json(finished.stdout.splitlines()[-1])
-    figures = {one.name: one for one in findings.figures}
+    figures = {f"{one.subject}: {one.name}": one for one in findings.figures}
     assert findings.seeds == {"data and baseline": 0, "candidates, run 1": 3, "candidates, run 2": 4}
     assert "test split (240 rows)" in findings.setup
     assert figures["baseline: RMSE"].num_repeats == 1
     assert figures["student: RMSE"].num_repeats == 2
     assert figures["student: RMSE"].min < figures["student: RMSE"].max  # another seed, another student
     assert figures["student: size, baseline / it"].min == figures["student: size, baseline / it"].max > 1
-    assert figures["nothing-left: runs that ended before the gate"].median == 2
+    assert figures["nothing-left: runs ended before the gate"].median == 2
     assert "nothing-left: RMSE" not in figures
