@@ -102,7 +102,7 @@ def _parameter_counter(plan: CompressionPlan) -> CountParameters:
     data = prepare_dataset(plan.dataset, source_revision(plan.dataset, connect().settings), plan.seed)
 
     def count(model: Architecture) -> int:
-        module = build(completed(model, data.input_shape, data.num_outputs, data.vocab_size))
+        module = build(completed(model, data.input_shape, data.num_outputs, data.vocab_size, data.special_tokens))
         return sum(parameter.numel() for parameter in module.parameters())
 
     return count

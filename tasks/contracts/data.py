@@ -32,6 +32,15 @@ class SplitRef(Value):
     the split `unlabelled`."""
 
 
+class SpecialTokens(Value):
+    """Token ids that stand for no piece of a text."""
+
+    pad: int
+    """Fills a row up to its length."""
+    others: tuple[int, ...] = ()
+    """Unknown pieces, and what a pre-trained model wants before, between and after texts; rising."""
+
+
 class DatasetRef(Value):
     """A validated, split data set."""
 
@@ -46,6 +55,8 @@ class DatasetRef(Value):
     """What turned texts into the rows of `x`, for `tasks.datasets.tokenization.encode`; None for other data."""
     vocab_size: int | None = None
     """Token ids in `x` lie in [0, vocab_size); None for other data."""
+    special_tokens: SpecialTokens | None = None
+    """None for data that are no texts."""
     class_names: tuple[str, ...]
     """Empty for regression."""
     splits: dict[SplitName, SplitRef]

@@ -28,7 +28,8 @@ class Architecture(Value):
     factory: ImportPath
     """A `torch.nn.Module` class, or a function annotated to return one. Users bring their own."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    """JSON values. `input_shape`, `num_outputs` and `vocab_size` come from the data where the factory takes them."""
+    """JSON values. `input_shape`, `num_outputs`, and for texts `vocab_size` and `pad`, come from the data where the
+    factory takes them."""
     surgeries: tuple[Surgery, ...] = ()
 
 

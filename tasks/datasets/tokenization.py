@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from tasks.contracts.data import SpecialTokens
 from tasks.contracts.errors import DataError
 from tasks.contracts.value import Value
 
@@ -117,6 +118,15 @@ def encode(texts: Sequence[str], tokenizer: bytes) -> np.ndarray:
 def vocabulary_size(tokenizer: bytes) -> int:
     """Return the number of token ids, special ones included: every id of `encode` is below it."""
     return 1 + max(_read(tokenizer).get_vocab(with_added_tokens=True).values())
+
+
+def special_tokens(tokenizer: bytes) -> SpecialTokens:
+    """Return the ids that stand for no piece of a text, as the tokenizer marks them."""
+    encoder = _read(tokenizer)
+    assert encoder.padding is not None, "tokenizers are stored with a fixed length"
+    pad = int(encoder.padding["pad_id"])
+    marked = {number for number, token in encoder.get_added_tokens_decoder().items() if token.special}
+    return SpecialTokens(pad=pad, others=tuple(sorted(marked - {pad})))
 
 
 def _read(tokenizer: bytes) -> Tokenizer:

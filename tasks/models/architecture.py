@@ -20,6 +20,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from tasks.contracts.data import SpecialTokens
 from tasks.contracts.errors import ModelError
 from tasks.contracts.model import Architecture, Surgery
 
@@ -61,21 +62,33 @@ def build(architecture: Architecture) -> nn.Module:
 
 
 def completed(
-    architecture: Architecture, input_shape: tuple[int, ...], num_outputs: int, vocab_size: int | None = None
+    architecture: Architecture,
+    input_shape: tuple[int, ...],
+    num_outputs: int,
+    vocab_size: int | None = None,
+    special_tokens: SpecialTokens | None = None,
 ) -> Architecture:
-    """Fill in `input_shape`, `num_outputs` and `vocab_size` where the factory takes them and the plan is silent.
+    """Fill in what the data say where the factory takes it and the plan is silent.
+
+    These are `input_shape` and `num_outputs`, and for texts `vocab_size` and `pad`.
 
     Args:
         architecture: as the plan gives it.
         input_shape: shape of one row, without the batch axis.
         num_outputs: width of the output.
         vocab_size: number of token ids; None for rows that are no texts.
+        special_tokens: of the tokenizer; None for rows that are no texts.
 
     Raises:
         ModelError: the factory cannot be imported.
     """
     parameters = inspect.signature(_resolve(architecture.factory, "model factory")).parameters
-    known = {"input_shape": list(input_shape), "num_outputs": num_outputs, "vocab_size": vocab_size}
+    known = {
+        "input_shape": list(input_shape),
+        "num_outputs": num_outputs,
+        "vocab_size": vocab_size,
+        "pad": special_tokens.pad if special_tokens else None,
+    }
     filled = {name: value for name, value in known.items() if name in parameters and value is not None}
     return architecture.model_copy(update={"kwargs": filled | architecture.kwargs})
 

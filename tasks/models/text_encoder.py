@@ -78,7 +78,7 @@ def text_encoder(
         heads: Attention heads of each block.
         mlp_ratio: Hidden features of each block over F.
         dropout: Probability of dropping a feature, in training.
-        pad: Id of the padding; 0 for tokenizers that are trained here.
+        pad: Id of the padding, the tokenizer's where a plan is silent.
 
     Raises:
         ModelError: the rows are no texts, or a size does not fit.

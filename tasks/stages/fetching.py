@@ -14,7 +14,7 @@ from tasks.datasets.dividing import divide
 from tasks.datasets.revision import joint_revision
 from tasks.datasets.source import ShippedSource
 from tasks.datasets.splits import check_composition, composition, pack_split
-from tasks.datasets.tokenization import encode, vocabulary_size
+from tasks.datasets.tokenization import encode, special_tokens, vocabulary_size
 from tasks.runtime.documents import record_document
 from tasks.runtime.services import ArtifactStore, DocumentStore, connect
 from tasks.runtime.settings import Settings
@@ -66,6 +66,7 @@ def prepare_dataset(source: Source, revision: str, seed: int) -> DatasetRef:
         input_dtype="int64" if tokenizer else "float32",
         tokenizer=services.artifacts.put(tokenizer) if tokenizer else None,
         vocab_size=vocabulary_size(tokenizer) if tokenizer else None,
+        special_tokens=special_tokens(tokenizer) if tokenizer else None,
         class_names=table.class_names,
         splits={
             name: _store_split(services.artifacts, inputs[name], parts[name].y, compositions.get(name, {}))

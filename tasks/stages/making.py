@@ -51,6 +51,7 @@ def make_model(
         input_shape=data.input_shape,
         num_outputs=data.num_outputs,
         vocab_size=data.vocab_size,
+        special_tokens=data.special_tokens,
         seed=seed,
         load_split=lambda split: _load_split(services, data, split),
         load_baseline=load_baseline,

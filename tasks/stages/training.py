@@ -24,7 +24,9 @@ def train_model(model: Architecture, schedule: Schedule, context: StageContext, 
     """
     from tasks.models.architecture import Network, completed
 
-    architecture = completed(model, context.input_shape, context.num_outputs, context.vocab_size)
+    architecture = completed(
+        model, context.input_shape, context.num_outputs, context.vocab_size, context.special_tokens
+    )
     network = Network.create(architecture, context.seed)
     loss = label_loss(context.task, schedule.label_smoothing)
     fit(network.module, context.load_split("train"), loss, schedule, context, device=device)

@@ -1,4 +1,4 @@
-"""Random views of a batch of rows. Dimension legend: B rows, C channels, H height, W width."""
+"""Random views of a batch of rows. Dimension legend: B rows, V views, C channels, H height, W width, T tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from tasks.contracts.data import SpecialTokens
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.value import Value
 
@@ -32,6 +33,13 @@ class Augmentation(Value):
         le=1024,
         description="Images only: side of a square, centred anywhere, that is set to 0 in every other image.",
     )
+    token_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Texts only: each token is hidden with this probability, as if padding stood there. Special "
+        "tokens stay, and so does a text that would lose all the others.",
+    )
     mixup: float = Field(
         default=0.0,
         ge=0,
@@ -50,20 +58,32 @@ class Augmentation(Value):
     @property
     def is_identity(self) -> bool:
         """Whether every row is always seen as it is."""
-        return not (self.shift_pixels or self.flip_horizontal or self.cutout_pixels or self.mixup)
+        return not (self.shift_pixels or self.flip_horizontal or self.cutout_pixels or self.token_dropout or self.mixup)
 
     @property
     def views_repeat(self) -> bool:
         """Whether a row is only ever seen in `num_views` ways, or as it is."""
         return self.is_identity or (self.num_views > 0 and not self.mixup)
 
-    def check(self, input_shape: tuple[int, ...], dtype: str = "float32") -> None:
+    def check(
+        self, input_shape: tuple[int, ...], dtype: str = "float32", special_tokens: SpecialTokens | None = None
+    ) -> None:
         """Check that rows of `input_shape` and `dtype` can be varied this way.
 
+        Args:
+            input_shape: shape of a row.
+            dtype: of its values.
+            special_tokens: of a text; None for other rows.
+
         Raises:
-            TechniqueError: the rows are not images [C, H, W], a shift or a cutout would hide them, or they are no
-                numbers that can be blended.
+            TechniqueError: the rows are not images [C, H, W], a shift or a cutout would hide them, they are no
+                numbers that can be blended, or no texts whose tokens can be hidden.
         """
+        if self.token_dropout and special_tokens is None:
+            raise TechniqueError(
+                f"augmentation.token_dropout={self.token_dropout:g} hides tokens of texts, but the rows have shape "
+                f"{list(input_shape)} and are no texts; leave it out"
+            )
         if self.mixup and dtype != "float32":
             raise TechniqueError(
                 f"augmentation.mixup={self.mixup:g} blends rows of float32, but these are {dtype} (token ids); "
@@ -85,7 +105,11 @@ class Augmentation(Value):
         def whole(high: int) -> "Tensor":
             return torch.randint(0, high, (num_views,), generator=generator)
 
-        side = self.cutout_pixels
+        side, hidden = self.cutout_pixels, None
+        if self.token_dropout:
+            # bool at once: floats to compare with would take four times the memory of the views
+            hidden = torch.empty((num_views, *input_shape), dtype=torch.bool)
+            hidden.bernoulli_(self.token_dropout, generator=generator)
         return Views(
             shift_y=whole(2 * self.shift_pixels + 1) if self.shift_pixels else None,
             shift_x=whole(2 * self.shift_pixels + 1) if self.shift_pixels else None,
@@ -93,6 +117,7 @@ class Augmentation(Value):
             cut=whole(2).bool() if side else None,
             cut_y=whole(input_shape[1]) - side // 2 if side else None,
             cut_x=whole(input_shape[2]) - side // 2 if side else None,
+            hidden=hidden,
         )
 
     def fixed_views(self, num_rows: int, input_shape: Sequence[int]) -> "Views | None":
@@ -107,14 +132,17 @@ class Augmentation(Value):
             return None
         return self.draw(num_rows * self.num_views, input_shape, torch.Generator().manual_seed(_VIEW_SEED))
 
-    def view(self, inputs: "Tensor", views: "Views") -> "Tensor":
-        """Return the rows [B, *input_shape] as B drawn views show them."""
+    def view(self, inputs: "Tensor", views: "Views", special_tokens: SpecialTokens | None = None) -> "Tensor":
+        """Return the rows [B, *input_shape] as B drawn views show them; `special_tokens` are those of a text."""
         if views.shift_y is not None and views.shift_x is not None:
             inputs = shifted(inputs, self.shift_pixels, views.shift_y, views.shift_x)
         if views.mirrored is not None:
             inputs = mirrored(inputs, views.mirrored)
         if views.cut is not None and views.cut_y is not None and views.cut_x is not None:
             inputs = cut_out(inputs, self.cutout_pixels, views.cut, views.cut_y, views.cut_x)
+        if views.hidden is not None:
+            assert special_tokens is not None, "`check` refuses rows that are no texts"
+            inputs = without_tokens(inputs, views.hidden, special_tokens)
         return inputs
 
     def mix(self, num_rows: int, generator: "Generator") -> "Mix | None":
@@ -131,7 +159,7 @@ class Augmentation(Value):
 
 @dataclass(frozen=True)
 class Views:
-    """The random choices behind V views, tensors [V]; None for what is not varied."""
+    """The random choices behind V views, tensors [V] unless noted; None for what is not varied."""
 
     shift_y: "Tensor | None"
     """From 0 to twice `shift_pixels`."""
@@ -142,6 +170,8 @@ class Views:
     cut_y: "Tensor | None"
     """Top of the square; may lie outside."""
     cut_x: "Tensor | None"
+    hidden: "Tensor | None"
+    """[V, T], which places of a text to hide."""
 
     def __getitem__(self, places: "Tensor") -> "Views":
         """Return the views at `places` [B]."""
@@ -189,6 +219,21 @@ def cut_out(images_BCHW: "Tensor", side: int, chosen_B: "Tensor", top_B: "Tensor
     in_columns_B1W = (columns_W >= left_B11) & (columns_W < left_B11 + side)
     hidden_BHW = in_rows_BH1 & in_columns_B1W & chosen_B[:, None, None]
     return images_BCHW.masked_fill(hidden_BHW[:, None].to(images_BCHW.device), 0.0)
+
+
+def without_tokens(ids_BT: "Tensor", hidden_BT: "Tensor", special_tokens: SpecialTokens) -> "Tensor":
+    """Set hidden tokens to padding (word dropout: Iyyer et al. 2015, ACL Anthology P15-1162).
+
+    What stays keeps its place, so that a network with positions sees a gap and not another sentence. Special
+    tokens are never hidden, nor is any token of a text that would be left with none but special ones.
+    """
+    import torch
+
+    special = torch.tensor([special_tokens.pad, *special_tokens.others], device=ids_BT.device)
+    of_text_BT = ~torch.isin(ids_BT, special)
+    hidden_BT = hidden_BT.to(ids_BT.device) & of_text_BT
+    keeps_some_B1 = (of_text_BT & ~hidden_BT).any(dim=1, keepdim=True)
+    return ids_BT.masked_fill(hidden_BT & keeps_some_B1, special_tokens.pad)
 
 
 def shifted(images_BCHW: "Tensor", max_shift: int, shift_y_B: "Tensor", shift_x_B: "Tensor") -> "Tensor":

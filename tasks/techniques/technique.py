@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 import numpy as np
 from pydantic import Field
 
-from tasks.contracts.data import SplitName, Task
+from tasks.contracts.data import SpecialTokens, SplitName, Task
 from tasks.contracts.model import Architecture, EpochRecord, ModelFormat
 from tasks.contracts.value import Value
 
@@ -63,6 +63,8 @@ class StageContext:
     """Tells the user, and the stage's history, how an epoch went."""
     vocab_size: int | None = None
     """Token ids in `x` lie in [0, vocab_size); None for rows that are no texts."""
+    special_tokens: SpecialTokens | None = None
+    """None for rows that are no texts."""
     micro_batch_limit: int | None = None
     """Largest batch that fits in memory, known after running out of it; gradients are accumulated."""
 

@@ -67,7 +67,7 @@ def fit(
 
     from tasks.techniques.training_state import TrainingState
 
-    _check(module, split, schedule)
+    _check(module, split, schedule, context)
     inputs = torch.from_numpy(split.x).to(device)
     labels_N = torch.from_numpy(split.y).to(device)
     module.to(device)
@@ -106,7 +106,7 @@ def make_optimizer(module: "nn.Module", schedule: Schedule) -> "Optimizer":
     return torch.optim.AdamW(groups, lr=schedule.learning_rate)
 
 
-def _check(module: "nn.Module", split: Arrays, schedule: Schedule) -> None:
+def _check(module: "nn.Module", split: Arrays, schedule: Schedule, context: StageContext) -> None:
     if len(split.y) < 2 or len(split.x) != len(split.y):
         raise TechniqueError(
             f"training needs at least 2 rows and a label for each, but the split has {len(split.x)} rows and "
@@ -114,7 +114,7 @@ def _check(module: "nn.Module", split: Arrays, schedule: Schedule) -> None:
         )
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise TechniqueError(f"{type(module).__name__} has no trainable parameter; train a network that has some")
-    schedule.augmentation.check(split.x.shape[1:], split.x.dtype.name)
+    schedule.augmentation.check(split.x.shape[1:], split.x.dtype.name, context.special_tokens)
     if schedule.channels_last and split.x.ndim != 4:
         raise TechniqueError(
             f"schedule.channels_last needs images of shape [C, H, W], but the rows have shape "
@@ -194,7 +194,7 @@ class _Loop:
             views = self.fixed_views[(rows_B * augmentation.num_views + turns_B).cpu()]
         else:
             views = augmentation.draw(len(rows_B), inputs.shape[1:], self.generator)
-        inputs = augmentation.view(inputs, views)
+        inputs = augmentation.view(inputs, views, self.context.special_tokens)
         mix = augmentation.mix(len(rows_B), self.generator)
         if mix is None:
             return Batch(inputs, labels_B, rows_B, views=turns_B)

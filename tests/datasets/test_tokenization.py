@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
+from tasks.contracts.data import SpecialTokens
 from tasks.contracts.errors import DataError
 from tasks.datasets.tokenization import (
     PAD_ID,
@@ -15,6 +16,7 @@ from tasks.datasets.tokenization import (
     TrainTokenizer,
     encode,
     load_tokenizer,
+    special_tokens,
     train_tokenizer,
     vocabulary_size,
 )
@@ -104,6 +106,16 @@ def test_load_tokenizer_pads_with_the_models_own_token(tmp_path: Path) -> None:
 
     assert encode(["hello"], loaded).tolist() == [[3, 1, 1, 1]]
     assert vocabulary_size(loaded) == 4
+
+
+def test_special_tokens_are_the_padding_and_what_the_tokenizer_marks(tmp_path: Path) -> None:
+    assert special_tokens(train_tokenizer(TEXTS, WORDS)) == SpecialTokens(pad=0, others=(1,))
+    given = Tokenizer(models.WordLevel({"<s>": 0, "<pad>": 1, "<unk>": 2, "hello": 3}, unk_token="<unk>"))
+    given.add_special_tokens(["<s>", "</s>"])
+    given.add_tokens(["plainly"])
+    given.save(str(tmp_path / "tokenizer.json"))
+
+    assert special_tokens(load_tokenizer(tmp_path / "tokenizer.json", 4)) == SpecialTokens(pad=1, others=(0, 4))
 
 
 def test_load_tokenizer_names_the_file_when_it_is_no_tokenizer_or_cannot_pad(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import fx
 
+from tasks.contracts.data import SpecialTokens
 from tasks.contracts.errors import ModelError
 from tasks.contracts.model import Architecture
 from tasks.evaluation.runtime_session import make_session, run_rows
@@ -71,12 +72,12 @@ def test_text_encoder_is_traced_by_fx_to_the_same_function() -> None:
 
 def test_text_encoder_is_rebuilt_and_exported_with_its_vocabulary_from_the_data() -> None:
     given = Architecture(factory="tasks.models.text_encoder:text_encoder", kwargs=TINY)
-    architecture = completed(given, (10,), 3, vocab_size=30)
+    architecture = completed(given, (10,), 3, vocab_size=30, special_tokens=SpecialTokens(pad=4))
     network = Network.from_bytes(Network.create(architecture, seed=1).to_bytes())
 
     exported = to_onnx(network, (10,), "int64")
 
-    assert architecture.kwargs == TINY | {"input_shape": [10], "num_outputs": 3, "vocab_size": 30}
+    assert architecture.kwargs == TINY | {"input_shape": [10], "num_outputs": 3, "vocab_size": 30, "pad": 4}
     rows = ids(num_rows=7)
     outputs = run_rows(make_session(exported), rows.numpy())
     assert np.allclose(outputs, network.module(rows).detach().numpy(), atol=1e-5)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.contracts.data import LABELLED_SPLIT_NAMES, SPLIT_NAMES, DatasetRef
+from tasks.contracts.data import LABELLED_SPLIT_NAMES, SPLIT_NAMES, DatasetRef, SpecialTokens
 from tasks.contracts.errors import DataError
 from tasks.datasets.csv import Csv
 from tasks.datasets.digits import Digits
@@ -139,6 +139,7 @@ def test_prepare_dataset_encodes_texts_with_a_tokenizer_that_saw_the_train_split
     x, y = rows(services, ref, "train")
     assert x.dtype == np.int64
     assert x.max() == ref.vocab_size - 1
+    assert ref.special_tokens == SpecialTokens(pad=0, others=(1,))
     assert np.array_equal(x[:, 0] == encode(["on"], tokenizer)[0, 0], ref.class_names.index("on") == y)
     unlabelled, no_labels = rows(services, ref, "unlabelled")
     assert unlabelled.tolist() == [[1, 1, 0, 0]], "the tokenizer was not trained on these words"

@@ -6,8 +6,9 @@ import torch
 from scipy import stats
 from torch.nn import functional
 
+from tasks.contracts.data import SpecialTokens
 from tasks.contracts.errors import TechniqueError
-from tasks.techniques.augmentation import Augmentation, Mix, cut_out, mirrored, shifted
+from tasks.techniques.augmentation import Augmentation, Mix, cut_out, mirrored, shifted, without_tokens
 
 EVERYTHING = Augmentation(shift_pixels=1, flip_horizontal=True, cutout_pixels=3)
 
@@ -102,6 +103,7 @@ def test_shares_of_mixup_follow_the_folded_beta_distribution() -> None:
         ({"num_views": 4}, True, True),
         ({"shift_pixels": 1}, False, False),
         ({"shift_pixels": 1, "num_views": 4}, False, True),
+        ({"token_dropout": 0.1, "num_views": 4}, False, True),
         ({"mixup": 1.0, "num_views": 4}, False, False),
     ],
 )
@@ -127,3 +129,49 @@ def test_check_refuses_what_hides_the_whole_image(fields: dict[str, Any]) -> Non
 def test_check_refuses_to_blend_token_ids() -> None:
     with pytest.raises(TechniqueError, match=r"mixup=0.2 blends rows of float32, but these are int64"):
         Augmentation(mixup=0.2).check((7,), "int64")
+
+
+def test_without_tokens_equals_the_case_worked_by_hand() -> None:
+    pad, unknown, begin = 1, 3, 0
+    rows = torch.tensor([[begin, 7, 8, 9, pad], [begin, 7, unknown, 9, pad], [begin, 7, pad, pad, pad]])
+    hidden = torch.tensor([[1, 1, 0, 1, 1], [1, 0, 1, 1, 0], [0, 1, 0, 0, 0]]).bool()
+
+    shown = without_tokens(rows, hidden, SpecialTokens(pad=pad, others=(begin, unknown)))
+
+    assert shown.tolist() == [
+        [begin, pad, 8, pad, pad],
+        [begin, 7, unknown, pad, pad],  # the unknown piece stays, as all special tokens do
+        [begin, 7, pad, pad, pad],  # or the text would be empty
+    ]
+
+
+def test_token_dropout_hides_each_token_with_its_probability() -> None:
+    rows = torch.full((500, 20), 5)
+    augmentation = Augmentation(token_dropout=0.15)
+    views = augmentation.draw(500, (20,), torch.Generator().manual_seed(0))
+
+    shown = augmentation.view(rows, views, SpecialTokens(pad=0))
+
+    hidden = shown.eq(0)
+    assert stats.binomtest(int(hidden.sum()), hidden.numel(), 0.15).pvalue > 0.001
+    for counts in (hidden.sum(0), hidden.sum(1)):  # neither places nor rows are preferred
+        size = hidden.numel() // len(counts)
+        expected = size * 0.15 * 0.85
+        assert stats.chi2.sf(float(((counts - size * 0.15) ** 2 / expected).sum()), len(counts)) > 0.001
+    assert bool((rows == 5).all())
+
+
+def test_token_views_at_places_show_the_same_as_the_whole() -> None:
+    augmentation, special = Augmentation(token_dropout=0.5, num_views=3), SpecialTokens(pad=0)
+    rows = torch.arange(1, 25).reshape(4, 6)
+    views = augmentation.fixed_views(4, (6,))
+    assert views is not None
+    every = augmentation.view(rows.repeat_interleave(3, dim=0), views, special)
+    places = torch.tensor([7, 2, 11])
+    assert torch.equal(augmentation.view(rows[places // 3], views[places], special), every[places])
+
+
+def test_check_refuses_to_hide_tokens_of_what_is_no_text() -> None:
+    with pytest.raises(TechniqueError, match=r"token_dropout=0.1 hides tokens of texts, .*\[3, 8, 8\]"):
+        Augmentation(token_dropout=0.1).check((3, 8, 8))
+    Augmentation(token_dropout=0.1).check((7,), "int64", SpecialTokens(pad=0))

@@ -35,9 +35,8 @@ def make_student(student: Architecture | None, model: bytes, context: StageConte
     if student is None:
         network = Network.from_bytes(model)
     else:
-        network = Network.create(
-            completed(student, context.input_shape, context.num_outputs, context.vocab_size), context.seed
-        )
+        shapes = (context.input_shape, context.num_outputs, context.vocab_size, context.special_tokens)
+        network = Network.create(completed(student, *shapes), context.seed)
     example = torch.from_numpy(context.load_split("calibration").x[:2])
     shape = tuple(outputs_of(network.module, example, 2).shape[1:])
     if shape != (context.num_outputs,):

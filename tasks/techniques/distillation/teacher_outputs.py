@@ -46,7 +46,7 @@ class TeacherOutputs:
         Args:
             teacher: from [B, *input_shape] to [B, K] float32, on `device`, frozen; an ensemble is one such module.
             inputs: [N, *input_shape], the very rows that `fit` is given, in their order.
-            context: gives K and the memory limit.
+            context: gives K, the special tokens of texts, and the memory limit.
             schedule: of the training; its views, precision and memory format are the teacher's too.
             device: torch device of the stage.
             cache_mib: bound of the kept outputs, MiB; 0 keeps none.
@@ -58,6 +58,7 @@ class TeacherOutputs:
         self._cache_mib = cache_mib
         self._augmentation = augmentation = schedule.augmentation
         self._schedule = schedule
+        self._special_tokens = context.special_tokens
         self._num_views = 1 if augmentation.is_identity else augmentation.num_views
         self._kept: tuple[Tensor, Tensor] | None = None
         self._first_U, self._place_N = np.arange(len(inputs)), np.arange(len(inputs))
@@ -111,7 +112,7 @@ class TeacherOutputs:
     def _answers(self, places: Tensor, views: Views) -> Tensor:
         """Return the outputs [B, K] for the views at `places` [B], each n * V + v."""
         rows = torch.from_numpy(self._inputs[(places // self._num_views).numpy()]).to(self._device)
-        return self._outputs_for(self._augmentation.view(rows, views[places]))
+        return self._outputs_for(self._augmentation.view(rows, views[places], self._special_tokens))
 
     def _outputs_for(self, inputs: Tensor) -> Tensor:
         """Run the teacher over inputs [B, *input_shape] as the student runs over them; return [B, K]."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tasks.contracts.data import SpecialTokens
 from tasks.contracts.model import Architecture
 from tasks.models.architecture import Network
 from tasks.techniques.augmentation import Augmentation
@@ -109,6 +110,29 @@ def test_outputs_for_runs_the_teacher_once_over_every_rows_views_when_they_repea
     assert max(differences) < 1e-5
     assert answers.details()["teacher_cache_bytes"] == 3 * len(images.y) * 3 * 4 + 8 * len(images.y)
     assert answers.details()["teacher_runs"] == "once on each of 3 views"
+
+
+def test_outputs_for_shows_the_teacher_the_texts_with_the_tokens_that_the_student_sees(
+    make_context: MakeContext,
+) -> None:
+    ids = np.random.default_rng(0).integers(1, 20, (24, 6))
+    texts = Arrays(ids, np.arange(24) % 3)
+    context = make_context(input_shape=(6,), vocab_size=20, special_tokens=SpecialTokens(pad=0))
+    teacher = nn.Sequential(nn.Embedding(20, 4), nn.Flatten(), nn.Linear(24, 3)).requires_grad_(False).eval()
+    schedule = Schedule(epochs=3, batch_size=10, augmentation=Augmentation(token_dropout=0.4, num_views=2))
+    answers = TeacherOutputs(teacher, texts.x, context, schedule)
+    assert answers.is_cached
+    differences, hidden = [], []
+
+    def loss(outputs_BK: Tensor, batch: Batch) -> Tensor:
+        hidden.append(batch.inputs.eq(0).float().mean().item())
+        differences.append((answers.outputs_for(batch) - teacher(batch.inputs)).abs().max().item())
+        return outputs_BK.sum()
+
+    student = nn.Sequential(nn.Embedding(20, 4), nn.Flatten(), nn.Linear(24, 3))
+    fit(student, texts, loss, schedule, context)
+    assert max(differences) < 1e-5
+    assert 0.2 < float(np.mean(hidden)) < 0.6
 
 
 def test_outputs_for_runs_the_teacher_on_every_batch_when_the_outputs_exceed_the_bound(
