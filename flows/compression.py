@@ -21,6 +21,7 @@ from tasks.fetch import fetch
 from tasks.measure import measure
 from tasks.register import register
 from tasks.report import report, report_path
+from tasks.runtime.isolation import stopping_with_run
 from tasks.runtime.services import connect
 from tasks.stages.fetching import record_dataset, source_revision
 from tasks.track import track
@@ -37,7 +38,13 @@ def compress_model(plan: CompressionPlan, pin_baseline: bool = False) -> RunDoss
     Raises:
         UserError: data, baseline or plan are wrong.
         InfrastructureError: something outside failed for longer than retries last; a later run goes on from here.
+            So it does after SIGTERM or Ctrl-C, which end the running stages at once.
     """
+    with stopping_with_run():
+        return _compress(plan, pin_baseline)
+
+
+def _compress(plan: CompressionPlan, pin_baseline: bool) -> RunDossier:
     run_id, started_at = str(flow_run.id), datetime.now(UTC).isoformat(timespec="seconds")
     data = fetch(plan.dataset, source_revision(plan.dataset, connect().settings), plan.seed)
     record_dataset(data, connect().documents)

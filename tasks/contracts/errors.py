@@ -65,6 +65,10 @@ class WorkerLostError(InfrastructureError):
     """A stage's process ended without a result (killed, crashed or timed out)."""
 
 
+class RunStoppedError(StillhouseError):
+    """A stage that was given up because its run was told to stop; a later run goes on from its checkpoint."""
+
+
 class OutOfMemoryError(InfrastructureError):
     """A stage ran out of memory; it is retried with a smaller batch."""
 

@@ -5,6 +5,7 @@ process share torch's global state. So every stage's work runs here. Nothing is 
 and results are JSON of pydantic-typed values, and progress comes back line by line.
 
 The child ends when its parent does, however the parent dies: its standard input reaches end-of-file.
+A parent that is asked to end (SIGTERM, Ctrl-C) need not wait for it either: see `stopping_with_run`.
 """
 
 import importlib
@@ -18,13 +19,20 @@ import time
 import traceback
 import typing
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any, NoReturn, TypeVar
 
 from pydantic import TypeAdapter
 
 from tasks.contracts import errors
-from tasks.contracts.errors import OutOfMemoryError, StageFailedError, StillhouseError, WorkerLostError
+from tasks.contracts.errors import (
+    OutOfMemoryError,
+    RunStoppedError,
+    StageFailedError,
+    StillhouseError,
+    WorkerLostError,
+)
 from tasks.contracts.value import Value
 
 R = TypeVar("R")
@@ -32,6 +40,9 @@ R = TypeVar("R")
 _CHANNEL = "STILLHOUSE_STAGE_CHANNEL"
 _SLOTS = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 """Stage processes of this process that run at once: one per CPU."""
+_running: set["subprocess.Popen[str]"] = set()
+_running_lock = threading.Lock()
+_stopping = threading.Event()
 
 
 def run_isolated(
@@ -55,6 +66,7 @@ def run_isolated(
 
     Raises:
         StillhouseError: of the class that the function raised.
+        RunStoppedError: the run was told to stop.
         OutOfMemoryError: it ran out of memory.
         WorkerLostError: the process was killed or timed out.
         StageFailedError: it raised anything else; the message ends with the traceback.
@@ -71,6 +83,26 @@ def run_isolated(
     with _taken(slots):
         outcome = _Child(request).run(timeout_s, on_progress)
     return typing.cast(R, TypeAdapter(hints["return"]).validate_python(outcome))
+
+
+@contextmanager
+def stopping_with_run() -> Iterator[None]:
+    """Kill the stage processes, and start no more, when a signal ends the block.
+
+    Prefect turns SIGTERM into an exception in the main thread, and then waits for the threads of its tasks, which
+    wait for their stages: minutes or hours, where an orchestrator grants seconds. Stages have checkpoints.
+    """
+    _stopping.clear()
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:  # a signal
+        with _running_lock:
+            _stopping.set()
+            for process in _running:
+                process.kill()
+        raise
 
 
 def report_progress(value: Value) -> None:
@@ -105,25 +137,8 @@ class _Child:
         self._name = str(request["function"])
 
     def run(self, timeout_s: float, on_progress: Callable[[Any], None]) -> Any:
-        read_end, write_end = os.pipe()
-        threads = str(self._request["num_threads"])
-        environment = os.environ | {
-            _CHANNEL: str(write_end),
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads,
-        }
-        with subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(write_end,),
-            env=environment,
-            text=True,
-            errors="replace",
-        ) as process:
-            os.close(write_end)
+        process, read_end = self._start()
+        with process:
             assert process.stdin is not None
             assert process.stdout is not None
             killer = threading.Timer(timeout_s, process.kill)
@@ -143,12 +158,43 @@ class _Child:
             finally:
                 killer.cancel()
                 process.stdin.close()
+                with _running_lock:
+                    _running.discard(process)
             code = process.wait()
+        if message is None and _stopping.is_set():
+            raise RunStoppedError(f"{self._name} was ended because its run was told to stop")
         if message is None:
             self._lost(code, time.monotonic() - started, timeout_s, tail.text())
         if "error" in message:
             _raise_again(self._name, message["error"])
         return message["result"]
+
+    def _start(self) -> "tuple[subprocess.Popen[str], int]":
+        """Start the process; return it and the end of the pipe that its answer comes from."""
+        threads = str(self._request["num_threads"])
+        with _running_lock:  # so that a run that stops either sees the process or keeps it from starting
+            if _stopping.is_set():
+                raise RunStoppedError(f"{self._name} was not begun because its run was told to stop")
+            read_end, write_end = os.pipe()
+            environment = os.environ | {
+                _CHANNEL: str(write_end),
+                "OMP_NUM_THREADS": threads,
+                "MKL_NUM_THREADS": threads,
+                "OPENBLAS_NUM_THREADS": threads,
+            }
+            process = subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(write_end,),
+                env=environment,
+                text=True,
+                errors="replace",
+            )
+            os.close(write_end)
+            _running.add(process)
+        return process, read_end
 
     @staticmethod
     def _last_message(channel: IO[str], on_progress: Callable[[Any], None]) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import random
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,21 @@ def test_run_finishes_without_doubling_anything_when_it_is_killed_again_and_agai
     assert len(keys) == len(set(keys)) == 3
     with sqlite3.connect(stillhouse.home / "ledger.db") as database:
         assert database.execute("select count(*) from promotions where action = 'promote'").fetchone() == (1,)
+
+
+def test_run_ends_soon_and_keeps_its_checkpoint_when_it_is_told_to(stillhouse: Any, small_plan: Path) -> None:
+    checkpoints = stillhouse.home / "store" / "checkpoints"
+    run = stillhouse.start("run", str(small_plan), "--no-rollout", "--set", "baseline.train.schedule.epochs=2000")
+    deadline = time.monotonic() + 240
+    while not (checkpoints.is_dir() and any(checkpoints.iterdir())):
+        assert time.monotonic() < deadline, run.poll()
+        time.sleep(0.2)
+    told = time.monotonic()
+    run.terminate()
+    output, _ = run.communicate(timeout=60)
+    assert time.monotonic() - told < 20  # the training would take many minutes
+    assert run.returncode not in (0, 1), output
+    assert any(checkpoints.iterdir())
 
 
 def test_run_repairs_a_truncated_artifact(stillhouse: Any, small_plan: Path) -> None:

@@ -2,14 +2,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from tasks.contracts.errors import DataError, OutOfMemoryError, StageFailedError, WorkerLostError
+from tasks.contracts.errors import DataError, OutOfMemoryError, RunStoppedError, StageFailedError, WorkerLostError
 from tasks.contracts.model import EpochRecord, ModelRef
-from tasks.runtime.isolation import report_progress, run_isolated
+from tasks.runtime.isolation import report_progress, run_isolated, stopping_with_run
 
 _LIMIT_S = 120.0
 
@@ -27,6 +28,11 @@ def progress(steps: int) -> int:
     for step in range(1, steps + 1):
         report_progress(EpochRecord(step=step, metrics={"loss": 1.0 / step}))
     return os.getpid()
+
+
+def linger() -> None:
+    report_progress(EpochRecord(step=1, metrics={"loss": 1.0}))
+    time.sleep(600)
 
 
 def fail(kind: str) -> None:
@@ -77,6 +83,40 @@ def test_run_isolated_raises_what_the_function_raised(kind: str, error: type[Exc
 def test_run_isolated_kills_the_process_when_time_is_up() -> None:
     with pytest.raises(WorkerLostError, match="limit of 3 s"):
         run_isolated(fail, timeout_s=3.0, kind="hang")
+
+
+def test_stages_are_killed_and_none_is_begun_when_a_signal_ends_the_run() -> None:
+    outcomes: list[object] = []
+    begun = threading.Event()
+
+    def stage() -> None:
+        try:
+            outcomes.append(run_isolated(linger, timeout_s=_LIMIT_S, on_progress=lambda _: begun.set()))
+        except RunStoppedError as error:
+            outcomes.append(error)
+
+    def stopped_run() -> None:
+        with stopping_with_run():
+            thread.start()
+            assert begun.wait(60)
+            raise KeyboardInterrupt
+
+    thread = threading.Thread(target=stage)
+    with pytest.raises(KeyboardInterrupt):
+        stopped_run()
+    thread.join(30)
+
+    assert [str(outcome) for outcome in outcomes] == [f"{__name__}:linger was ended because its run was told to stop"]
+    with pytest.raises(RunStoppedError, match="not begun"):
+        run_isolated(threads, timeout_s=_LIMIT_S)
+    with stopping_with_run():  # the next run
+        assert run_isolated(threads, timeout_s=_LIMIT_S) == "1"
+
+
+def test_stages_go_on_when_an_error_ends_the_run() -> None:
+    with pytest.raises(DataError), stopping_with_run():
+        raise DataError("no rows")
+    assert run_isolated(threads, timeout_s=_LIMIT_S) == "1"
 
 
 def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
