@@ -13,4 +13,5 @@ def measure() -> Findings:
         "fashion-mnist/fashion_mnist.npz",
         "Does a student learn more from a teacher than from labels alone, in the same epochs?",
         _SEEDS,
+        gain=("response", "labels-alone"),
     )

@@ -23,7 +23,9 @@ _BASELINE = "baseline"
 _MINUTES = "time of its stages"
 
 
-def measure_plan(plan: str, data_file: str, question: str, seeds: Sequence[int]) -> Findings:
+def measure_plan(
+    plan: str, data_file: str, question: str, seeds: Sequence[int], *, gain: tuple[str, str] | None = None
+) -> Findings:
     """Run a plan once for each seed of the candidates.
 
     Args:
@@ -31,6 +33,7 @@ def measure_plan(plan: str, data_file: str, question: str, seeds: Sequence[int])
         data_file: where the plan's data lie below the folder of the data sets.
         question: what the benchmark answers.
         seeds: of the candidates' stages.
+        gain: two candidates; how much more accurate the first is than the second, seed by seed, is a figure too.
 
     Raises:
         DataError: the folder is not named, or the file is not there.
@@ -47,7 +50,11 @@ def measure_plan(plan: str, data_file: str, question: str, seeds: Sequence[int])
         ),
         seeds={"data and baseline": loaded.seed}
         | {f"candidates, run {run + 1}": seed for run, seed in enumerate(seeds)},
-        figures=(*_baseline_figures(dossiers), *_candidate_figures(loaded, dossiers)),
+        figures=(
+            *([_gain(dossiers, *gain)] if gain else []),
+            *_baseline_figures(dossiers),
+            *_candidate_figures(loaded, dossiers),
+        ),
     )
 
 
@@ -78,6 +85,12 @@ def data_path(data_file: str) -> Path:
     if not path.is_file():
         raise DataError(f"there is no {path}; its plan says where to get it")
     return path
+
+
+def _gain(dossiers: Sequence[RunDossier], name: str, other: str) -> Figure:
+    pairs = [[_candidate(dossier, one).stages[-1].evaluation for one in (name, other)] for dossier in dossiers]
+    gains = [100 * (own.metrics["accuracy"] - others.metrics["accuracy"]) for own, others in pairs]
+    return figure(f"accuracy: {name} - {other}, seed by seed", "points", gains)
 
 
 def _baseline_figures(dossiers: Sequence[RunDossier]) -> list[Figure]:
