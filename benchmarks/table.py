@@ -12,6 +12,9 @@ from tasks.contracts.evaluation import Machine
 
 HEADER = ("| benchmark | figure | median | min to max | repeats |", "| --- | --- | --- | --- | --- |")
 _SECTION_HEADER = ("| figure | median | min to max | repeats |", "| --- | --- | --- | --- |")
+_HEADLINED = ("fashion-mnist", "clinc150", "california-housing")
+_HEADLINE_HEADER = ("| plan | candidate | smaller | faster | lost on test |", "| --- | --- | --- | --- | --- |")
+_LOST = ("drop of accuracy", "rise of RMSE")
 _PREFACE = """# Benchmark results
 
 Made by `make bench` from the JSON files beside it; do not edit. A figure with `x` is a ratio of two things
@@ -71,6 +74,19 @@ def matrix(figures: Sequence[Figure]) -> list[str]:
             for subject, row in rows.items()
         ),
     ]
+
+
+def headline(results: Sequence[BenchmarkResult]) -> list[str]:
+    """Return the README's table: what the shipped plans' candidates reach beside their baselines."""
+    rows = []
+    for result in (one for one in results if one.name in _HEADLINED):
+        cells = {(one.subject, one.name): _cell(one) for one in result.figures}
+        for subject in dict.fromkeys(one.subject for one in result.figures):
+            lost = next((cells[subject, name] for name in _LOST if (subject, name) in cells), None)
+            if lost is not None:
+                ratios = (cells[subject, f"{what}, baseline / it"] for what in ("size", "latency"))
+                rows.append(_row((result.name, subject, *ratios, lost)))
+    return [*_HEADLINE_HEADER, *rows]
 
 
 def _column_order(rows: Sequence[Sequence[str]]) -> list[str]:

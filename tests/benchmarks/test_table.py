@@ -118,3 +118,11 @@ def test_main_refuses_an_unknown_benchmark_and_names_the_known(capsys: pytest.Ca
         main(["gatway"])
     assert "gateway" in capsys.readouterr().err
     assert "benchmarks.gateway" not in sys.modules
+
+
+def test_readme_shows_the_recorded_results() -> None:
+    from benchmarks.table import headline, read_results
+
+    shown = headline(read_results(CHECKOUT / "benchmarks" / "results"))
+    assert len(shown) > 2
+    assert "\n".join(shown) in (CHECKOUT / "README.md").read_text(), "put these lines there:\n" + "\n".join(shown)
