@@ -44,9 +44,10 @@ def measure_plan(
     return Findings(
         question=question,
         setup=(
-            f"`{plan}`, cold; every figure is of the test split ({rows:,} rows), which the gate reads once a "
-            "run; candidates were designed on the validation split. One repeat for each seed of the candidates, all "
-            "against one baseline. `baseline / it` compares the ONNX files and their p50 at batch 1, one thread."
+            f"`{plan}`, cold unless `--home` kept stages of an earlier call; every figure is of the test split "
+            f"({rows:,} rows), which the gate reads once a run; candidates were designed on the validation split. One "
+            "repeat for each seed of the candidates, all against one baseline. `baseline / it` compares the ONNX files "
+            "and their p50 at batch 1, one thread."
         ),
         seeds={"data and baseline": loaded.seed}
         | {f"candidates, run {run + 1}": seed for run, seed in enumerate(seeds)},
