@@ -1,3 +1,6 @@
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -44,9 +47,28 @@ def test_require_parity_gives_the_figures_when_the_difference_is_too_large():
 
 
 def test_require_parity_gives_the_figures_when_too_few_rows_agree():
-    broken = Parity(num_rows=50, max_relative_difference=0.0005, agreement=0.98)
-    with pytest.raises(ModelError, match=r"agrees on 98\.00% of 50 rows, 99\.50% is needed"):
+    broken = Parity(num_rows=50, max_relative_difference=0.0005, agreement=0.92)
+    with pytest.raises(ModelError, match=r"agrees on 92\.00% of 50 rows, too few for a copy that agrees on 99\.50%"):
         require_parity(broken, ParityTolerance())
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_failures", "is_stopped"),
+    # where P(X >= k) of the binomial distribution with rate 0.005 crosses 0.001
+    [(10, 2, False), (10, 3, True), (256, 6, False), (256, 7, True), (10_000, 73, False), (10_000, 74, True)],
+)
+def test_require_parity_stops_only_what_the_rows_prove(num_rows, num_failures, is_stopped):
+    independent = sum(
+        math.comb(num_rows, k) * Fraction(5, 1000) ** k * Fraction(995, 1000) ** (num_rows - k)
+        for k in range(num_failures)
+    )
+    assert (1 - independent < Fraction(1, 1000)) is is_stopped
+    parity = Parity(num_rows=num_rows, max_relative_difference=0.0, agreement=1 - num_failures / num_rows)
+    if is_stopped:
+        with pytest.raises(ModelError, match="parity is broken: the top class agrees"):
+            require_parity(parity, ParityTolerance())
+    else:
+        require_parity(parity, ParityTolerance())
 
 
 def test_require_parity_accepts_figures_on_the_limits():
