@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prefect.futures import PrefectFuture
+
 from flows.candidates import Baseline, Candidate
 from flows.outcome import Judged, primary_metric, validation_point
 from flows.plan import CompressionPlan, Preference
 from tasks.contracts.data import DatasetRef
-from tasks.contracts.evaluation import METRIC_DIRECTIONS, Quality, TimingTable
+from tasks.contracts.evaluation import METRIC_DIRECTIONS, Measured, Quality, Robustness, TimingTable
 from tasks.contracts.verdict import Verdict
 from tasks.decisions.pareto import Objective, choose, pareto_front
 from tasks.evaluate import evaluate
 from tasks.gate import gate
+from tasks.stress import stress
 
 _SIZE = Objective("size_bytes", "lower")
 _LATENCY = Objective("latency_p50_ms", "lower")
@@ -35,13 +38,20 @@ def judge(
     front = pareto_front(_points(finished, data, timings), _objectives(data))
     reference = evaluate(baseline.deployed, baseline.deployed, data, "test")
     qualities = {one.name: evaluate.submit(one.deployed, baseline.deployed, data, "test") for one in finished}
+    stressed: dict[str, PrefectFuture[Robustness]] = {}
+    if plan.gate.severity("robustness") != "skip":
+        deployed = {one.model.digest: one for one in (baseline.deployed, *(one.deployed for one in finished))}
+        stressed = {digest: stress.submit(model, data, "test") for digest, model in deployed.items()}
+
+    def measured(quality: Quality) -> Measured:
+        robustness = stressed[quality.model].result() if stressed else None
+        return Measured(quality=quality, timing=timings.models[quality.model], robustness=robustness)
+
     reports = {
         candidate.name: gate.submit(
             candidate.name,
-            qualities[candidate.name].result(),
-            reference,
-            timings.models[candidate.deployed.model.digest],
-            timings.models[baseline.deployed.model.digest],
+            measured(qualities[candidate.name].result()),
+            measured(reference),
             data,
             plan.constraints,
             plan.gate,

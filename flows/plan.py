@@ -9,13 +9,13 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from flows.plan_errors import explain
-from tasks.contracts.data import LabelledSplitName
+from tasks.contracts.data import LabelledSplitName, Task
 from tasks.contracts.errors import PlanError
 from tasks.contracts.model import ModelFormat
 from tasks.contracts.value import Slug, Value
 from tasks.datasets import Source
 from tasks.decisions.early_stop import EarlyStop
-from tasks.decisions.gates import Constraints, GatePolicy
+from tasks.decisions.gate_policy import Constraints, GatePolicy, why_quality_is_unguarded
 from tasks.decisions.rollout import RolloutPolicy
 from tasks.techniques import Technique
 from tasks.techniques.baseline import Baseline
@@ -88,6 +88,13 @@ class CompressionPlan(Value):
                 "rollout: a regression has no right and wrong answers unless rollout.correct_within says how far off "
                 "counts as right, and the rollout would wait for them without end; set it, in the target's unit"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _gate_guards_quality(self) -> CompressionPlan:
+        task: Task = getattr(self.dataset, "task", "classification")
+        if reason := why_quality_is_unguarded(task, self.constraints, self.gate):
+            raise ValueError(reason)
         return self
 
     @model_validator(mode="after")

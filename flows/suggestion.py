@@ -15,7 +15,7 @@ import yaml
 from flows.plan import CompressionPlan, parse_plan
 from tasks.contracts.errors import PlanError
 from tasks.contracts.model import Architecture
-from tasks.decisions.gates import Constraints
+from tasks.decisions.gate_policy import Constraints
 from tasks.techniques.baseline import TrainBaseline, TrainSpec
 
 GRAPH_BYTES = 4_000

@@ -1,9 +1,9 @@
 """Judge one candidate on the test split."""
 
 from tasks.contracts.data import DatasetRef
-from tasks.contracts.evaluation import Quality, Timing
+from tasks.contracts.evaluation import Measured
 from tasks.contracts.verdict import StoredGateReport
-from tasks.decisions.gates import Constraints, GatePolicy
+from tasks.decisions.gate_policy import Constraints, GatePolicy
 from tasks.runtime.stage import run_stage, stage_task
 from tasks.stages.gating import judge_candidate
 
@@ -11,10 +11,8 @@ from tasks.stages.gating import judge_candidate
 @stage_task(sources=lambda inputs: ["tasks.stages.gating"], ignore=("created_at",))
 def gate(
     candidate_name: str,
-    quality: Quality,
-    baseline_quality: Quality,
-    timing: Timing,
-    baseline_timing: Timing,
+    candidate: Measured,
+    baseline: Measured,
     data: DatasetRef,
     constraints: Constraints,
     policy: GatePolicy,
@@ -27,10 +25,8 @@ def gate(
     return run_stage(
         judge_candidate,
         candidate_name=candidate_name,
-        quality=quality,
-        baseline_quality=baseline_quality,
-        timing=timing,
-        baseline_timing=baseline_timing,
+        candidate=candidate,
+        baseline=baseline,
         data=data,
         constraints=constraints,
         policy=policy,

@@ -46,6 +46,17 @@ class Quality(Value):
     """npz with `outputs` float32 [N, K] in the order of the split's rows."""
 
 
+class Robustness(Value):
+    """How a deployable model answers when the rows of a split are corrupted in several ways."""
+
+    model: Digest
+    split: SplitName
+    metrics: dict[str, dict[str, float]]
+    """Task metrics by the name of the corruption, where all outputs are finite; empty where none suits the rows."""
+    predictions: ArtifactRef
+    """npz with one array float32 [N, K] for each corruption, in the order of the split's rows; not always finite."""
+
+
 class LatencyQuantiles(Value):
     """Milliseconds for one call, pre- and post-processing included."""
 
@@ -87,6 +98,16 @@ class TimingTable(Value):
 
     machine: Machine
     models: dict[Digest, Timing]
+
+
+class Measured(Value):
+    """All that was measured of one model for the gate."""
+
+    quality: Quality
+    """On the test split."""
+    timing: Timing
+    robustness: Robustness | None = None
+    """On the test split; None where nobody asks for it."""
 
 
 class Evaluation(Value):

@@ -115,6 +115,20 @@ def encode(texts: Sequence[str], tokenizer: bytes) -> np.ndarray:
     return rows
 
 
+def decode(rows: np.ndarray, tokenizer: bytes) -> list[str]:
+    """Turn rows of token ids int64 [N, T] back into texts, without special tokens.
+
+    What the tokenizer dropped stays lost (case, runs of white space, unknown pieces, what was cut off).
+    """
+    from tokenizers import decoders
+
+    decoder = _read(tokenizer)
+    if decoder.decoder is None:
+        decoder.decoder = decoders.Metaspace(replacement=_WORD_START, prepend_scheme="always")
+    texts: list[str] = decoder.decode_batch(rows.tolist(), skip_special_tokens=True)
+    return texts
+
+
 def vocabulary_size(tokenizer: bytes) -> int:
     """Return the number of token ids, special ones included: every id of `encode` is below it."""
     return 1 + max(_read(tokenizer).get_vocab(with_added_tokens=True).values())

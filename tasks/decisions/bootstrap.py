@@ -29,6 +29,15 @@ def resampled_positions(
         yield positions.reshape(rows, -1)[:, :num_samples]
 
 
+def resampled_means(losses: NDArray[np.float64], num_resamples: int, seed: int) -> NDArray[np.float64]:
+    """Return [L, R]: the mean of each of the L rows of `losses` [L, N] in R resamples of N, the same ones for all L."""
+    parts = [
+        np.stack([loss[positions].mean(axis=1) for loss in losses])
+        for positions in resampled_positions(losses.shape[1], num_resamples, seed)
+    ]
+    return np.concatenate(parts, axis=1)
+
+
 def samples_to_settle(
     num_samples: int, standard_error: float, distance: float, alpha: float, power: float
 ) -> int | None:

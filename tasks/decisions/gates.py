@@ -1,143 +1,94 @@
-"""The gate: what a plan asks of a candidate, how sure it wants to be, and the checks that answer.
+"""The gate: one candidate's evidence held against what the plan asks, by one check for each question.
 
 A candidate is tested at alpha / number of candidates (Bonferroni), because the model that is registered is the
 best of those that pass: with that share, the chance that any bad candidate of the run passes is at most alpha.
 Within a candidate nothing is shared out: all blocking checks must pass, so each may use the whole of it.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from tasks.contracts.data import Task
 from tasks.contracts.errors import DataError
-from tasks.contracts.value import Value
 from tasks.contracts.verdict import Check, Verdict
-from tasks.decisions.gate_checks import accuracy_check, latency_check, limit_check, rmse_check
-from tasks.decisions.noninferiority import PairedTable, rows_needed
-from tasks.decisions.reported_checks import calibration_check, class_checks, flip_check, mcnemar_check
+from tasks.decisions.behaviour_checks import (
+    brier_check,
+    calibration_check,
+    class_checks,
+    flip_check,
+    mcnemar_check,
+    robustness_checks,
+)
+from tasks.decisions.gate_checks import accuracy_check, error_check, latency_check, limit_check, macro_f1_check
+from tasks.decisions.gate_policy import Certainty, CheckKind, Constraints, GatePolicy
+from tasks.decisions.noninferiority import PairedTable, right_rows, rows_needed
+
+Asked = dict[CheckKind, Callable[[], list[Check]]]
+"""What is asked, by kind, and how it is answered: a check that is skipped costs nothing."""
 
 _REPORTED_QUANTILE = 0.95
 """Held against the limit in every report, blocking or not: users feel the tail."""
 
 
-class Constraints(Value):
-    """What a compressed model must keep and reach. A limit that is not given is not checked."""
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was measured of one model. What is missing or empty was not measured."""
 
-    max_accuracy_drop: float = Field(
-        default=0.01, gt=0.0, lt=1.0, description="Tolerated drop of test accuracy, as a fraction: 0.01 is one point."
-    )
-    max_rmse_increase: float = Field(
-        default=0.02, gt=0.0, description="Regression: tolerated increase of the test RMSE, relative to the baseline's."
-    )
-    max_size_ratio: float | None = Field(
-        default=None, gt=0.0, description="Largest size at rest, as a share of the baseline's FP32 ONNX file."
-    )
-    max_size_bytes: int | None = Field(default=None, gt=0, description="Largest size at rest, bytes.")
-    max_latency_ratio: float | None = Field(
-        default=None, gt=0.0, description="Largest latency at batch 1, as a multiple of the baseline's ONNX."
-    )
-    max_memory_bytes: int | None = Field(default=None, gt=0, description="Largest peak memory, bytes.")
+    outputs: NDArray[np.float32]
+    """[N, K] logits, or [N, 1] predictions, on the rows of the test split in their order."""
+    latency_ms: NDArray[np.float64]
+    """[R] samples at batch 1, paired by position with those of the other model."""
+    size_bytes: int
+    memory_bytes: int | None = None
+    cold_start_ms: float | None = None
+    int8_coverage: float | None = None
+    corrupted: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """By the name of the corruption: `outputs` on the corrupted rows."""
 
 
-class GatePolicy(Value):
-    """How sure the gate wants to be."""
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What the checks of one candidate have in common."""
 
-    alpha: float = Field(
-        default=0.05,
-        gt=0.0,
-        lt=0.5,
-        description="Chance that any bad candidate of a run passes; shared by the candidates.",
-    )
-    power: float = Field(
-        default=0.8, ge=0.5, lt=1.0, description="Power at which the rows that would settle a check are computed."
-    )
-    bootstrap_resamples: int = Field(default=2000, ge=200, le=100_000, description="Resamples behind bootstrap bounds.")
-    assumed_discordance: float = Field(
-        default=0.02,
-        gt=0.0,
-        lt=1.0,
-        description="For planning: share of test rows on which exactly one of baseline and candidate is right.",
-    )
-    assumed_drop: float = Field(default=0.0, ge=0.0, lt=1.0, description="For planning: true drop of a good candidate.")
-    latency_quantiles: tuple[float, ...] = Field(
-        default=(0.5,), min_length=1, description="Quantiles that must keep the latency ratio; p95 is reported anyway."
-    )
-    latency_block_length: int = Field(
-        default=10, ge=1, description="Neighbouring latency samples that are resampled together, as they correlate."
-    )
-    max_class_accuracy_drop: float = Field(
-        default=0.05, gt=0.0, lt=1.0, description="Reported, not blocking: tolerated drop of any one class's recall."
-    )
-    max_flip_rate: float = Field(
-        default=0.05, gt=0.0, lt=1.0, description="Reported, not blocking: share of rows whose answer may change."
-    )
-    max_overconfidence_increase: float = Field(
-        default=0.02,
-        gt=0.0,
-        lt=1.0,
-        description="Reported, not blocking: tolerated increase of mean confidence minus accuracy.",
-    )
+    task: Task
+    class_names: tuple[str, ...]
+    """Empty for regression."""
+    labels: NDArray[np.generic]
+    """[N] class indices or targets of the test split."""
+    constraints: Constraints
+    policy: GatePolicy
+    num_candidates: int
+    """Candidates of the run that are gated."""
 
-    def candidate_alpha(self, num_candidates: int) -> float:
-        """Return the error rate of each check of one candidate out of so many."""
-        return self.alpha / num_candidates
+    @property
+    def certainty(self) -> Certainty:
+        """How sure each check wants to be."""
+        policy = self.policy
+        return Certainty(policy.candidate_alpha(self.num_candidates), policy.power, policy.bootstrap_resamples)
 
 
-def judge(
-    *,
-    task: Task,
-    class_names: tuple[str, ...],
-    labels: NDArray[np.generic],
-    candidate_outputs: NDArray[np.float32],
-    baseline_outputs: NDArray[np.float32],
-    candidate_latency_ms: NDArray[np.float64],
-    baseline_latency_ms: NDArray[np.float64],
-    candidate_size_bytes: int,
-    baseline_size_bytes: int,
-    candidate_memory_bytes: int | None,
-    constraints: Constraints,
-    policy: GatePolicy,
-    num_candidates: int,
-) -> tuple[Check, ...]:
+def judge(question: Question, candidate: Evidence, baseline: Evidence) -> tuple[Check, ...]:
     """Hold one candidate's evidence against the constraints. Missing evidence is INCONCLUSIVE, never a pass.
 
-    Args:
-        task: decides which quality is tested.
-        class_names: empty for regression.
-        labels: [N] class indices or targets of the test split.
-        candidate_outputs: [N, K] logits, or [N, 1] predictions, in the order of `labels`.
-        baseline_outputs: the same of the baseline.
-        candidate_latency_ms: [R] samples at batch 1, paired by position with the baseline's.
-        baseline_latency_ms: [R].
-        candidate_size_bytes: size at rest.
-        baseline_size_bytes: size at rest of the baseline's FP32 ONNX file.
-        candidate_memory_bytes: peak memory; None if it was not measured.
-        constraints: what is asked.
-        policy: how sure.
-        num_candidates: candidates of the run that are gated.
+    Returns:
+        The checks: blocking ones first.
 
     Raises:
         DataError: outputs and labels are not of the same rows.
     """
-    for name, outputs in (("candidate", candidate_outputs), ("baseline", baseline_outputs)):
-        if len(outputs) != len(labels):
-            raise DataError(f"the {name} has {len(outputs)} outputs for {len(labels)} test rows; evaluate it again")
-    alpha = policy.candidate_alpha(num_candidates)
-    if task == "classification":
-        classes = labels.astype(np.int64)
-        quality = _classification_checks(
-            classes, candidate_outputs, baseline_outputs, class_names, constraints, policy, alpha
-        )
-    else:
-        targets, margin = labels.astype(np.float64), constraints.max_rmse_increase
-        resamples = policy.bootstrap_resamples
-        quality = [rmse_check(targets, candidate_outputs, baseline_outputs, margin, alpha, policy.power, resamples)]
-    checks = [
-        *quality,
-        *_footprint_checks(candidate_size_bytes, baseline_size_bytes, candidate_memory_bytes, constraints),
-        *_latency_checks(candidate_latency_ms, baseline_latency_ms, constraints.max_latency_ratio, policy, alpha),
-    ]
+    for name, evidence in (("candidate", candidate), ("baseline", baseline)):
+        _require_rows(name, evidence, len(question.labels))
+    quality = _of_classes if question.task == "classification" else _of_numbers
+    asked = quality(question, candidate, baseline) | _of_cost(question, candidate, baseline)
+    checks: list[Check] = []
+    for kind, answer in asked.items():
+        severity = question.policy.severity(kind)
+        if severity == "skip":
+            continue
+        checks += [_only_warns(check) if severity == "warn" else check for check in answer()]
     return tuple(sorted(checks, key=lambda check: not check.blocking))
 
 
@@ -176,85 +127,92 @@ def too_few_rows(num_rows: int, constraints: Constraints, policy: GatePolicy, nu
     )
 
 
-def _classification_checks(
-    labels: NDArray[np.int64],
-    candidate_outputs: NDArray[np.float32],
-    baseline_outputs: NDArray[np.float32],
-    class_names: tuple[str, ...],
-    constraints: Constraints,
-    policy: GatePolicy,
-    alpha: float,
-) -> list[Check]:
-    candidate_right, baseline_right = right_rows(candidate_outputs, labels), right_rows(baseline_outputs, labels)
-    table = PairedTable.count(baseline_right, candidate_right)
-    return [
-        accuracy_check(table, constraints.max_accuracy_drop, alpha, policy.power),
-        mcnemar_check(table, alpha),
-        flip_check(candidate_outputs, baseline_outputs, policy.max_flip_rate, alpha),
-        calibration_check(
-            candidate_outputs,
-            baseline_outputs,
-            labels,
-            policy.max_overconfidence_increase,
-            alpha,
-            policy.power,
-            policy.bootstrap_resamples,
+def _of_classes(question: Question, candidate: Evidence, baseline: Evidence) -> Asked:
+    limits, policy, sure = question.constraints, question.policy, question.certainty
+    labels, names = question.labels.astype(np.int64), question.class_names
+    ours, theirs = candidate.outputs, baseline.outputs
+    ours_right, theirs_right = right_rows(ours, labels), right_rows(theirs, labels)
+    table = PairedTable.count(theirs_right, ours_right)
+    asked: Asked = {
+        "accuracy": lambda: [accuracy_check(table, limits.max_accuracy_drop, sure)],
+        "mcnemar": lambda: [mcnemar_check(table, sure)],
+        "flips": lambda: [flip_check(ours, theirs, policy.max_flip_rate, sure)],
+        "calibration": lambda: [calibration_check(ours, theirs, labels, policy.max_overconfidence_increase, sure)],
+        "brier": lambda: [brier_check(ours, theirs, labels, policy.max_brier_increase, sure)],
+        "classes": lambda: class_checks(labels, theirs_right, ours_right, names, policy.max_class_accuracy_drop, sure),
+        "robustness": lambda: robustness_checks(
+            {name: ~right_rows(outputs, labels) for name, outputs in {"": ours, **candidate.corrupted}.items()},
+            {name: ~right_rows(outputs, labels) for name, outputs in {"": theirs, **baseline.corrupted}.items()},
+            policy.max_robustness_drop,
+            sure,
+            statistic="mean",
         ),
-        *class_checks(
-            labels,
-            baseline_right,
-            candidate_right,
-            class_names,
-            policy.max_class_accuracy_drop,
-            alpha,
-            policy.power,
-        ),
-    ]
+    }
+    if (macro := limits.max_macro_f1_drop) is not None:
+        asked["macro_f1"] = lambda: [macro_f1_check(ours, theirs, labels, len(names), macro, sure)]
+    return asked
 
 
-def _footprint_checks(
-    size_bytes: int, baseline_size_bytes: int, memory_bytes: int | None, constraints: Constraints
+def _of_numbers(question: Question, candidate: Evidence, baseline: Evidence) -> Asked:
+    limits, sure, targets = question.constraints, question.certainty, question.labels.astype(np.float64)
+    ours, theirs = candidate.outputs, baseline.outputs
+    asked: Asked = {
+        "rmse": lambda: [error_check("rmse", targets, ours, theirs, limits.max_rmse_increase, sure)],
+        "robustness": lambda: robustness_checks(
+            {name: _squared_errors(outputs, targets) for name, outputs in {"": ours, **candidate.corrupted}.items()},
+            {name: _squared_errors(outputs, targets) for name, outputs in {"": theirs, **baseline.corrupted}.items()},
+            question.policy.max_robustness_drop,
+            sure,
+            statistic="root_mean",
+        ),
+    }
+    if (mae := limits.max_mae_increase) is not None:
+        asked["mae"] = lambda: [error_check("mae", targets, ours, theirs, mae, sure)]
+    return asked
+
+
+def _of_cost(question: Question, candidate: Evidence, baseline: Evidence) -> Asked:
+    """Return what is asked of size, memory and time: only what has a limit."""
+    limits, asked = question.constraints, Asked()
+    sizes = [limits.max_size_bytes] if limits.max_size_bytes is not None else []
+    if limits.max_size_ratio is not None:
+        sizes.append(int(limits.max_size_ratio * baseline.size_bytes))
+    if sizes:
+        asked["size"] = lambda: [
+            limit_check("size", candidate.size_bytes, at_most=min(sizes), reference=baseline.size_bytes)
+        ]
+    if (memory := limits.max_memory_bytes) is not None:
+        asked["memory"] = lambda: [limit_check("memory", candidate.memory_bytes, at_most=memory)]
+    if (start := limits.max_cold_start_ms) is not None:
+        asked["cold_start"] = lambda: [limit_check("cold_start", candidate.cold_start_ms, at_most=start)]
+    if (coverage := limits.min_int8_coverage) is not None:
+        asked["int8_coverage"] = lambda: [limit_check("int8_coverage", candidate.int8_coverage, at_least=coverage)]
+    if (ratio := limits.max_latency_ratio) is not None:
+        asked["latency"] = lambda: _latency(question, candidate.latency_ms, baseline.latency_ms, ratio)
+    return asked
+
+
+def _latency(
+    question: Question, ours_ms: NDArray[np.float64], theirs_ms: NDArray[np.float64], max_ratio: float
 ) -> list[Check]:
-    checks, size_limits = [], []
-    if constraints.max_size_bytes is not None:
-        size_limits.append(constraints.max_size_bytes)
-    if constraints.max_size_ratio is not None:
-        size_limits.append(int(constraints.max_size_ratio * baseline_size_bytes))
-    if size_limits:
-        checks.append(limit_check("size", size_bytes, min(size_limits), baseline_size_bytes))
-    if constraints.max_memory_bytes is not None:
-        checks.append(limit_check("memory", memory_bytes, constraints.max_memory_bytes, None))
+    policy, sure = question.policy, question.certainty
+    checks = []
+    for quantile in sorted({*policy.latency_quantiles, _REPORTED_QUANTILE}):
+        check = latency_check(ours_ms, theirs_ms, quantile, max_ratio, policy.latency_block_length, sure)
+        checks.append(check if quantile in policy.latency_quantiles else _only_warns(check))
     return checks
 
 
-def _latency_checks(
-    candidate_ms: NDArray[np.float64],
-    baseline_ms: NDArray[np.float64],
-    max_ratio: float | None,
-    policy: GatePolicy,
-    alpha: float,
-) -> list[Check]:
-    if max_ratio is None:
-        return []
-    return [
-        latency_check(
-            candidate_ms,
-            baseline_ms,
-            quantile,
-            max_ratio,
-            alpha,
-            policy.power,
-            policy.bootstrap_resamples,
-            policy.latency_block_length,
-            blocking=quantile in policy.latency_quantiles,
-        )
-        for quantile in sorted({*policy.latency_quantiles, _REPORTED_QUANTILE})
-    ]
+def _only_warns(check: Check) -> Check:
+    return check.model_copy(update={"blocking": False})
 
 
-def right_rows(outputs: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return [N] whether the largest output is the label's; a row with an output that is not finite is wrong."""
-    if len(labels) == 0:
-        return np.zeros(0, dtype=np.bool_)
-    right: NDArray[np.bool_] = (outputs.argmax(axis=1) == labels) & np.isfinite(outputs).all(axis=1)
-    return right
+def _require_rows(name: str, evidence: Evidence, num_rows: int) -> None:
+    for what, outputs in (("", evidence.outputs), *evidence.corrupted.items()):
+        if len(outputs) != num_rows:
+            under = f" under {what}" if what else ""
+            raise DataError(f"the {name} has {len(outputs)} outputs{under} for {num_rows} test rows; evaluate it again")
+
+
+def _squared_errors(outputs: NDArray[np.float32], targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (outputs.reshape(len(targets)).astype(np.float64) - targets) ** 2

@@ -176,3 +176,11 @@ def mcnemar_p_value(table: PairedTable) -> float:
     discordant = table.only_baseline + table.only_candidate
     smaller = min(table.only_baseline, table.only_candidate)
     return min(1.0, 2.0 * float(bdtr(smaller, discordant, 0.5)))
+
+
+def right_rows(outputs: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return [N] whether the largest output is the label's; a row with an output that is not finite is wrong."""
+    if len(labels) == 0:
+        return np.zeros(0, dtype=np.bool_)
+    right: NDArray[np.bool_] = (outputs.argmax(axis=1) == labels) & np.isfinite(outputs).all(axis=1)
+    return right

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contracts.verdict import Verdict
-from tasks.decisions.bootstrap import resampled_positions, samples_to_settle
+from tasks.decisions.bootstrap import resampled_means, samples_to_settle
 from tasks.decisions.noninferiority import three_valued
 
 MIN_ROWS = 100
@@ -56,7 +56,7 @@ def judge_loss_increase(
     """
     num = len(candidate_loss)
     if num < MIN_ROWS:
-        return LossIncrease(Verdict.INCONCLUSIVE, None, None, None, num, MIN_ROWS)
+        return too_few(num)
     if relative and not np.any(baseline_loss > 0.0):
         # a ratio to a perfect baseline does not exist, and no number of rows gives it one
         return LossIncrease(Verdict.INCONCLUSIVE, None, None, None, num, None)
@@ -67,17 +67,33 @@ def judge_loss_increase(
         with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold none but perfect rows
             return candidate / baseline - 1.0 if relative else candidate - baseline
 
-    draws = np.concatenate(
-        [
-            increase(candidate_loss[positions].mean(axis=1), baseline_loss[positions].mean(axis=1))
-            for positions in resampled_positions(num, num_resamples, seed)
-        ]
-    )
+    candidate_means, baseline_means = resampled_means(np.stack([candidate_loss, baseline_loss]), num_resamples, seed)
+    estimate = float(increase(np.asarray(candidate_loss.mean()), np.asarray(baseline_loss.mean())))
+    return judge_draws(increase(candidate_means, baseline_means), estimate, margin, alpha, num, power)
+
+
+def judge_draws(
+    draws: NDArray[np.float64], estimate: float, margin: float, alpha: float, num_rows: int, power: float
+) -> LossIncrease:
+    """Hold the bootstrap distribution of an increase against its margin: both bounds are percentiles of it.
+
+    Args:
+        draws: [R] the increase in each resample; one that is not finite counts as the worst.
+        estimate: the increase on the rows themselves.
+        margin: tolerated increase.
+        alpha: one-sided error rate of each bound.
+        num_rows: rows behind it.
+        power: probability with which `num_rows_needed` rows would settle it.
+    """
     draws = np.nan_to_num(draws, nan=np.inf, posinf=np.inf)
     lower, upper = (float(bound) for bound in np.quantile(draws, [alpha, 1.0 - alpha], method="higher"))
-    estimate = float(increase(np.asarray(candidate_loss.mean()), np.asarray(baseline_loss.mean())))
     verdict = three_valued(passed=upper < margin, failed=lower > margin)
     needed = None
     if verdict is Verdict.INCONCLUSIVE and np.isfinite(draws).all():
-        needed = samples_to_settle(num, float(draws.std()), margin - estimate, alpha, power)
-    return LossIncrease(verdict, estimate, lower, upper, num, needed)
+        needed = samples_to_settle(num_rows, float(draws.std()), margin - estimate, alpha, power)
+    return LossIncrease(verdict, estimate, lower, upper, num_rows, needed)
+
+
+def too_few(num_rows: int) -> LossIncrease:
+    """Return the answer that fewer than `MIN_ROWS` rows give."""
+    return LossIncrease(Verdict.INCONCLUSIVE, None, None, None, num_rows, MIN_ROWS)

@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from tasks.contracts.verdict import Check
-from tasks.reporting.figures import MINUS, bytes_text, number, percent, points, signed_percent, times
+from tasks.reporting.figures import MINUS, bytes_text, milliseconds, number, percent, points, signed_percent, times
 
 Write = Callable[[float | None], str]
+Side = Literal["drop", "most", "least"]
+"""What a margin is: a tolerated drop, the most or the least that is allowed."""
 
 CLASS_PREFIX = "class:"
 """Checks of single classes are named `class:<class name>`."""
+_ROBUSTNESS_PREFIX = "robustness:"
 _AT_LEAST, _AT_MOST = "\u2265", "\u2264"
 
 
@@ -28,10 +32,14 @@ def check_figures(check: Check) -> CheckFigures:
 
     A tolerated drop is stored as a positive margin; its limit is written as the lowest change that is allowed.
     """
-    write, drop = _unit(check.name)
+    write, side = _unit(check.name)
     limit = ""
     if check.margin is not None:
-        limit = f"{_AT_LEAST} {write(-check.margin)}" if drop else f"{_AT_MOST} {write(check.margin)}"
+        limit = {
+            "drop": f"{_AT_LEAST} {write(-check.margin)}",
+            "most": f"{_AT_MOST} {write(check.margin)}",
+            "least": f"{_AT_LEAST} {write(check.margin)}",
+        }[side]
     bound = "" if check.bound is None else write(check.bound)
     return CheckFigures(estimate=write(check.estimate), bound=bound, limit=limit)
 
@@ -42,9 +50,16 @@ def check_title(name: str) -> str:
         return f"class {name.removeprefix(CLASS_PREFIX)}"
     if name.startswith("latency_"):
         return f"latency {name.removeprefix('latency_')}"
+    if name.startswith(_ROBUSTNESS_PREFIX):
+        return f"under {name.removeprefix(_ROBUSTNESS_PREFIX).replace('_', ' ')}"
     return {
+        "macro_f1": "macro F1",
         "mcnemar": "McNemar",
+        "brier": "Brier score",
         "rmse": "RMSE",
+        "mae": "MAE",
+        "cold_start": "cold start",
+        "int8_coverage": "int8 coverage",
         "flips": "flips",
         "size": "size at rest",
         "memory": "peak memory",
@@ -57,17 +72,23 @@ def allowed_loss(check: Check) -> str:
     return write(check.margin).lstrip(f"+{MINUS}")
 
 
-def _unit(name: str) -> tuple[Write, bool]:
-    """Return how a check's numbers are written, and whether its margin is a tolerated drop."""
-    if name in ("accuracy", "mcnemar") or name.startswith(CLASS_PREFIX):
-        return points, True
+def _unit(name: str) -> tuple[Write, Side]:
+    """Return how a check's numbers are written, and on which side of its margin they have to be."""
+    if name in ("accuracy", "macro_f1", "mcnemar") or name.startswith(CLASS_PREFIX):
+        return points, "drop"
     if name.startswith("latency_"):
-        return times, False
+        return times, "most"
+    if name.startswith(_ROBUSTNESS_PREFIX):
+        return points, "most"
+    if name == "int8_coverage":
+        return percent, "least"
     units: dict[str, Write] = {
         "size": bytes_text,
         "memory": bytes_text,
+        "cold_start": milliseconds,
         "rmse": signed_percent,
+        "mae": signed_percent,
         "flips": percent,
         "calibration": points,
     }
-    return units.get(name, number), False
+    return units.get(name, number), "most"

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.errors import DataError
-from tasks.contracts.evaluation import Quality, Timing
+from tasks.contracts.evaluation import Measured
 from tasks.contracts.value import Slug
 from tasks.contracts.verdict import GateReport, StoredGateReport
-from tasks.decisions.gates import Constraints, GatePolicy, judge, verdict_of
+from tasks.decisions.gate_policy import Constraints, GatePolicy
+from tasks.decisions.gates import Evidence, Question, judge, verdict_of
 from tasks.runtime.services import ArtifactStore, connect
 from tasks.stages.splits import load_split
 
@@ -21,10 +22,8 @@ _BATCH = "batch_1"
 
 def judge_candidate(
     candidate_name: str,
-    quality: Quality,
-    baseline_quality: Quality,
-    timing: Timing,
-    baseline_timing: Timing,
+    candidate: Measured,
+    baseline: Measured,
     data: DatasetRef,
     constraints: Constraints,
     policy: GatePolicy,
@@ -37,10 +36,8 @@ def judge_candidate(
 
     Args:
         candidate_name: its name in the plan.
-        quality: the candidate's, on the test split.
-        baseline_quality: the baseline's, on the test split.
-        timing: the candidate's, of one table with the baseline's.
-        baseline_timing: the baseline's.
+        candidate: what was measured of it.
+        baseline: what was measured of the baseline, timed in one table with the candidate.
         data: the data set.
         constraints: what the plan asks.
         policy: how sure the plan wants to be.
@@ -52,30 +49,26 @@ def judge_candidate(
     Raises:
         DataError: a quality is not of the test split, or outputs and labels are not of the same rows.
     """
-    for name, one in (("candidate", quality), ("baseline", baseline_quality)):
-        if one.split != "test":
-            raise DataError(f"the gate judges on the test split; the {name}'s evaluation is of {one.split!r}")
+    for name, measured in (("candidate", candidate), ("baseline", baseline)):
+        if measured.quality.split != "test":
+            raise DataError(
+                f"the gate judges on the test split; the {name}'s evaluation is of {measured.quality.split!r}"
+            )
     artifacts = connect().artifacts
-    checks = judge(
+    question = Question(
         task=data.task,
         class_names=data.class_names,
         labels=load_split(artifacts, data, "test").y,
-        candidate_outputs=_array(artifacts, quality.predictions.digest, "outputs"),
-        baseline_outputs=_array(artifacts, baseline_quality.predictions.digest, "outputs"),
-        candidate_latency_ms=_array(artifacts, timing.samples.digest, _BATCH),
-        baseline_latency_ms=_array(artifacts, baseline_timing.samples.digest, _BATCH),
-        candidate_size_bytes=quality.size_bytes,
-        baseline_size_bytes=baseline_quality.size_bytes,
-        candidate_memory_bytes=timing.peak_memory_bytes,
         constraints=constraints,
         policy=policy,
         num_candidates=num_candidates,
     )
+    checks = judge(question, _evidence(artifacts, candidate), _evidence(artifacts, baseline))
     report = GateReport(
         model_name=model_name,
         candidate_name=candidate_name,
-        candidate=quality.model,
-        baseline=baseline_quality.model,
+        candidate=candidate.quality.model,
+        baseline=baseline.quality.model,
         dataset=data.digest,
         plan=plan_digest,
         verdict=verdict_of(checks),
@@ -86,7 +79,20 @@ def judge_candidate(
     return StoredGateReport(report=report, artifact=artifacts.put(report.canonical_json()))
 
 
-def _array(artifacts: ArtifactStore, digest: str, name: str) -> NDArray[Any]:
-    """Load one array of an npz artifact; an absent one is empty, which no check passes."""
+def _evidence(artifacts: ArtifactStore, measured: Measured) -> Evidence:
+    quality, timing, robustness = measured.quality, measured.timing, measured.robustness
+    return Evidence(
+        outputs=_arrays(artifacts, quality.predictions.digest)["outputs"],
+        latency_ms=_arrays(artifacts, timing.samples.digest).get(_BATCH, np.empty(0)),
+        size_bytes=quality.size_bytes,
+        memory_bytes=timing.peak_memory_bytes,
+        cold_start_ms=timing.cold_start_ms,
+        int8_coverage=quality.int8_coverage,
+        corrupted=_arrays(artifacts, robustness.predictions.digest) if robustness else {},
+    )
+
+
+def _arrays(artifacts: ArtifactStore, digest: str) -> dict[str, NDArray[Any]]:
+    """Load the arrays of an npz artifact by their names."""
     with np.load(io.BytesIO(artifacts.get(digest)), allow_pickle=False) as arrays:
-        return arrays[name] if name in arrays else np.empty(0)
+        return {name: arrays[name] for name in arrays}

@@ -14,6 +14,7 @@ from tasks.datasets.tokenization import (
     PAD_ID,
     LoadTokenizer,
     TrainTokenizer,
+    decode,
     encode,
     load_tokenizer,
     special_tokens,
@@ -133,3 +134,14 @@ def test_load_tokenizer_names_the_file_when_it_is_no_tokenizer_or_cannot_pad(tmp
 def test_load_tokenizer_spec_takes_no_training_options() -> None:
     with pytest.raises(ValueError, match="vocab_size"):
         LoadTokenizer.model_validate({"load": "t.json", "vocab_size": 30})
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "word"])
+def test_decode_gives_back_what_the_tokenizer_kept(algorithm) -> None:
+    tokenizer = train_tokenizer(TEXTS, TrainTokenizer(algorithm=algorithm, vocab_size=80, min_frequency=1))
+    texts = ["Play  the music", "what's the time?", ""]
+
+    found = decode(encode(texts, tokenizer), tokenizer)
+
+    assert found == ["play the music", "what's the time?", ""]
+    np.testing.assert_array_equal(encode(found, tokenizer), encode(texts, tokenizer))

@@ -3,7 +3,9 @@ import pytest
 
 from tasks.contracts.errors import DataError
 from tasks.contracts.verdict import Verdict
-from tasks.decisions.gates import Constraints, GatePolicy, judge, right_rows, rows_to_settle, too_few_rows, verdict_of
+from tasks.decisions.gate_policy import Constraints, GatePolicy
+from tasks.decisions.gates import Evidence, Question, judge, rows_to_settle, too_few_rows, verdict_of
+from tasks.decisions.noninferiority import right_rows
 
 NUM_ROWS = 3000
 LABELS = np.arange(NUM_ROWS) % 3
@@ -18,35 +20,45 @@ def answers(wrong: int, *, first: int = 0) -> np.ndarray:
 
 
 def evidence(**changes):
+    """The arguments of `judge`; a change names a field of the question, or one of the evidence by whose it is."""
     base = np.random.default_rng(0).lognormal(0.0, 0.1, 300)
-    known = {
+    question = {
         "task": "classification",
         "class_names": NAMES,
         "labels": LABELS,
-        "candidate_outputs": answers(31),
-        "baseline_outputs": answers(30),
-        "candidate_latency_ms": 0.4 * base,
-        "baseline_latency_ms": base,
-        "candidate_size_bytes": 40_000,
-        "baseline_size_bytes": 1_000_000,
-        "candidate_memory_bytes": 5_000_000,
         "constraints": Constraints(max_size_ratio=0.05, max_latency_ratio=0.5, max_memory_bytes=6_000_000),
-        "policy": GatePolicy(bootstrap_resamples=400),
+        "policy": GatePolicy(bootstrap_resamples=400, checks={"robustness": "skip"}),
         "num_candidates": 1,
     }
-    return known | changes
+    ours = {"outputs": answers(31), "latency_ms": 0.4 * base, "size_bytes": 40_000, "memory_bytes": 5_000_000}
+    theirs = {"outputs": answers(30), "latency_ms": base, "size_bytes": 1_000_000}
+    for name, value in changes.items():
+        whose, _, rest = name.partition("_")
+        {"candidate": ours, "baseline": theirs}.get(whose, question)[
+            rest if whose in ("candidate", "baseline") else name
+        ] = value
+    return Question(**question), Evidence(**ours), Evidence(**theirs)
 
 
 def checks_of(**changes):
-    return {check.name: check for check in judge(**evidence(**changes))}
+    return {check.name: check for check in judge(*evidence(**changes))}
 
 
 def test_judge_passes_a_good_candidate_and_names_every_check():
-    checks = judge(**evidence())
+    checks = judge(*evidence())
     assert verdict_of(checks) is Verdict.PASS
     assert [check.name for check in checks if check.blocking] == ["accuracy", "size", "memory", "latency_p50"]
     reported = [check.name for check in checks if not check.blocking]
-    assert reported == ["mcnemar", "flips", "calibration", "class:cat", "class:dog", "class:owl", "latency_p95"]
+    assert reported == [
+        "mcnemar",
+        "flips",
+        "calibration",
+        "brier",
+        "class:cat",
+        "class:dog",
+        "class:owl",
+        "latency_p95",
+    ]
 
 
 def test_judge_reports_the_paired_difference_and_the_bound_that_decided():
@@ -69,7 +81,7 @@ def test_judge_reports_the_paired_difference_and_the_bound_that_decided():
     ],
 )
 def test_judge_fails_a_candidate_when_one_blocking_check_does(changes, name):
-    checks = judge(**evidence(**changes))
+    checks = judge(*evidence(**changes))
     assert {check.name for check in checks if check.blocking and check.verdict is Verdict.FAIL} == {name}
     assert verdict_of(checks) is Verdict.FAIL
 
@@ -90,7 +102,7 @@ def test_judge_fails_a_candidate_when_one_blocking_check_does(changes, name):
     ],
 )
 def test_judge_is_inconclusive_when_evidence_is_missing(changes, name):
-    checks = judge(**evidence(**changes))
+    checks = judge(*evidence(**changes))
     assert {check.name: check.verdict for check in checks}[name] is Verdict.INCONCLUSIVE
     assert verdict_of(checks) is Verdict.INCONCLUSIVE
 
@@ -109,7 +121,7 @@ def test_judge_takes_the_stricter_of_two_size_limits():
 
 
 def test_judge_checks_only_what_is_constrained():
-    names = {check.name for check in judge(**evidence(constraints=Constraints())) if check.blocking}
+    names = {check.name for check in judge(*evidence(constraints=Constraints())) if check.blocking}
     assert names == {"accuracy"}
 
 
@@ -149,7 +161,7 @@ def test_judge_reports_overconfidence():
 
 def test_judge_refuses_outputs_of_other_rows():
     with pytest.raises(DataError, match="the baseline has 2999 outputs for 3000 test rows"):
-        judge(**evidence(baseline_outputs=answers(30)[1:]))
+        judge(*evidence(baseline_outputs=answers(30)[1:]))
 
 
 def regression(candidate_noise: float, **changes):
@@ -166,21 +178,21 @@ def regression(candidate_noise: float, **changes):
 
 @pytest.mark.parametrize(("noise", "verdict"), [(1.01, Verdict.PASS), (1.2, Verdict.FAIL)])
 def test_judge_tests_the_rmse_for_regression(noise, verdict):
-    (check,) = judge(**regression(noise))
+    (check,) = judge(*regression(noise))
     assert (check.name, check.verdict) == ("rmse", verdict)
     assert check.estimate == pytest.approx(noise - 1, abs=1e-3)
 
 
 def test_judge_fails_a_regression_candidate_when_an_output_is_not_finite():
     broken = np.full((2000, 1), np.inf, dtype=np.float32)
-    (check,) = judge(**regression(1.0, candidate_outputs=broken))
+    (check,) = judge(*regression(1.0, candidate_outputs=broken))
     assert check.verdict is Verdict.FAIL
     assert "2000 of the candidate's outputs are not finite" in check.detail
 
 
 def test_judge_is_inconclusive_for_regression_when_the_baseline_is_not_finite():
     broken = np.full((2000, 1), np.nan, dtype=np.float32)
-    (check,) = judge(**regression(1.0, baseline_outputs=broken))
+    (check,) = judge(*regression(1.0, baseline_outputs=broken))
     assert check.verdict is Verdict.INCONCLUSIVE
 
 

@@ -10,7 +10,7 @@ from flows.plan import parse_plan
 from flows.suggestion import _WIDTHS, Request, request_of, scaled, suggest, suggest_plan, written
 from tasks.contracts.errors import PlanError
 from tasks.contracts.model import Architecture
-from tasks.decisions.gates import Constraints
+from tasks.decisions.gate_policy import Constraints
 from tasks.techniques.baseline import TrainSpec
 from tasks.techniques.schedule import Schedule
 

@@ -23,6 +23,10 @@ def numbers(name, estimate, bound, margin):
         ("latency_p50", (0.119, 0.124, 0.5), ("0.12\u00d7", "0.12\u00d7", "\u2264 0.50\u00d7")),
         ("size", (61_540, None, 139_240), ("61.5 kB", "", "\u2264 139 kB")),
         ("flips", (0.0148, 0.0287, 0.05), ("1.48 %", "2.87 %", "\u2264 5.00 %")),
+        ("macro_f1", (-0.002, -0.011, 0.02), ("-0.20 points", "-1.10 points", "\u2265 -2.00 points")),
+        ("robustness:contrast", (0.012, 0.02, 0.03), ("+1.20 points", "+2.00 points", "\u2264 +3.00 points")),
+        ("cold_start", (12.3, None, 20.0), ("12.3 ms", "", "\u2264 20.0 ms")),
+        ("int8_coverage", (0.95, None, 0.9), ("95.00 %", "", "\u2265 90.00 %")),
         ("something_new", (1.5, 2.5, 3.0), ("1.500", "2.500", "\u2264 3.000")),
         ("accuracy", (None, None, 0.02), ("\u2014", "", "\u2265 -2.00 points")),
     ],
@@ -34,4 +38,5 @@ def test_check_figures_writes_the_unit_of_the_check(name, values, texts):
 def test_check_title_drops_what_only_programs_need():
     assert check_title("class:coat") == "class coat"
     assert check_title("latency_p95") == "latency p95"
+    assert check_title("robustness:gaussian_noise") == "under gaussian noise"
     assert check_title("something_new") == "something_new"

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from tasks.contracts.errors import ArtifactMissingError, DataError
-from tasks.contracts.evaluation import LatencyQuantiles, Quality, Timing
+from tasks.contracts.evaluation import LatencyQuantiles, Measured, Quality, Robustness, Timing
 from tasks.contracts.verdict import GateReport, Verdict
-from tasks.decisions.gates import Constraints, GatePolicy
+from tasks.decisions.gate_policy import Constraints, GatePolicy
 from tasks.evaluation.predictions import pack_outputs
 from tasks.stages.gating import judge_candidate
 
@@ -64,18 +64,20 @@ def timing_of(services):
 def arguments(data, quality_of, timing_of):
     return {
         "candidate_name": "small",
-        "quality": quality_of("c", 16, 4_000),
-        "baseline_quality": quality_of("b", 15, 100_000),
-        "timing": timing_of(0.3),
-        "baseline_timing": timing_of(1.0),
+        "candidate": Measured(quality=quality_of("c", 16, 4_000), timing=timing_of(0.3)),
+        "baseline": Measured(quality=quality_of("b", 15, 100_000), timing=timing_of(1.0)),
         "data": data,
         "constraints": Constraints(max_accuracy_drop=0.02, max_size_ratio=0.05, max_latency_ratio=0.5),
-        "policy": GatePolicy(bootstrap_resamples=300),
+        "policy": GatePolicy(bootstrap_resamples=300, checks={"robustness": "skip"}),
         "num_candidates": 2,
         "model_name": "rows",
         "plan_digest": "d" * 64,
         "created_at": "2026-01-01T00:00:00Z",
     }
+
+
+def with_candidate(arguments, **changes):
+    return arguments | {"candidate": arguments["candidate"].model_copy(update=changes)}
 
 
 def test_judge_candidate_stores_the_report_under_its_own_digest(services, arguments, data):
@@ -94,21 +96,41 @@ def test_judge_candidate_gives_equal_reports_for_equal_evidence(arguments):
 
 
 def test_judge_candidate_fails_a_candidate_that_lost_too_much(arguments, quality_of):
-    report = judge_candidate(**arguments | {"quality": quality_of("c", 200, 4_000)}).report
+    report = judge_candidate(**with_candidate(arguments, quality=quality_of("c", 200, 4_000))).report
     assert report.verdict is Verdict.FAIL
 
 
 def test_judge_candidate_is_inconclusive_when_latency_at_batch_1_was_not_measured(arguments, timing_of):
-    report = judge_candidate(**arguments | {"timing": timing_of(0.3, "batch_8")}).report
+    report = judge_candidate(**with_candidate(arguments, timing=timing_of(0.3, "batch_8"))).report
     assert report.verdict is Verdict.INCONCLUSIVE
 
 
 def test_judge_candidate_refuses_another_split(arguments, quality_of):
     with pytest.raises(DataError, match="the candidate's evaluation is of 'validation'"):
-        judge_candidate(**arguments | {"quality": quality_of("c", 16, 4_000, "validation")})
+        judge_candidate(**with_candidate(arguments, quality=quality_of("c", 16, 4_000, "validation")))
 
 
 def test_judge_candidate_raises_when_the_predictions_are_gone(arguments):
-    lost = arguments["quality"].predictions.model_copy(update={"digest": "0" * 64})
+    quality = arguments["candidate"].quality
+    lost = quality.predictions.model_copy(update={"digest": "0" * 64})
     with pytest.raises(ArtifactMissingError):
-        judge_candidate(**arguments | {"quality": arguments["quality"].model_copy(update={"predictions": lost})})
+        judge_candidate(**with_candidate(arguments, quality=quality.model_copy(update={"predictions": lost})))
+
+
+def test_judge_candidate_holds_corrupted_outputs_against_the_baselines(services, arguments):
+    def robustness(num_wrong: int) -> Robustness:
+        predicted = LABELS.copy()
+        predicted[:num_wrong] = (predicted[:num_wrong] + 1) % 3
+        buffer = io.BytesIO()
+        np.savez(buffer, contrast=5 * np.eye(3, dtype=np.float32)[predicted])
+        return Robustness(
+            model="c" * 64, split="test", metrics={}, predictions=services.artifacts.put(buffer.getvalue())
+        )
+
+    arguments["policy"] = GatePolicy(bootstrap_resamples=300, checks={"robustness": "block"})
+    arguments["baseline"] = arguments["baseline"].model_copy(update={"robustness": robustness(115)})
+    weak = judge_candidate(**with_candidate(arguments, robustness=robustness(316))).report
+    assert weak.verdict is Verdict.FAIL
+    (check,) = [check for check in weak.checks if check.name == "robustness:contrast"]
+    assert check.estimate == pytest.approx(((316 - 16) - (115 - 15)) / 1500)
+    assert judge_candidate(**with_candidate(arguments, robustness=robustness(117))).report.verdict is Verdict.PASS
