@@ -15,6 +15,7 @@ from tasks.contracts.verdict import Verdict
 from tasks.decisions.pareto import Objective, choose, pareto_front
 from tasks.evaluate import evaluate
 from tasks.gate import gate
+from tasks.look import look
 from tasks.stress import stress
 
 _SIZE = Objective("size_bytes", "lower")
@@ -36,6 +37,7 @@ def judge(
     """
     finished = [candidate for candidate in candidates if candidate.failure is None]
     front = pareto_front(_points(finished, data, timings), _objectives(data))
+    number = look(data, [one.deployed.model.digest for one in finished], created_at) if finished else 1
     reference = evaluate(baseline.deployed, baseline.deployed, data, "test")
     qualities = {one.name: evaluate.submit(one.deployed, baseline.deployed, data, "test") for one in finished}
     stressed: dict[str, PrefectFuture[Robustness]] = {}
@@ -56,6 +58,7 @@ def judge(
             plan.constraints,
             plan.gate,
             len(finished),
+            number,
             plan.registered_name,
             plan.value_digest(),
             created_at,

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from tasks.contracts.data import Task
 from tasks.contracts.value import Value
+from tasks.decisions.reuse import Reuse, share_of_look
 
 CheckKind = Literal[
     "accuracy",
@@ -25,6 +26,7 @@ CheckKind = Literal[
     "cold_start",
     "int8_coverage",
     "latency",
+    "test_reuse",
 ]
 """What the gate can ask. `classes` is one check for each class, `robustness` one for each corruption, `latency` one
 for each quantile."""
@@ -36,7 +38,7 @@ _DRAWS_BEYOND_BOUND = 20
 """Fewest bootstrap draws beyond a bound: a percentile that rests on fewer is mostly chance."""
 
 _WARN_BY_DEFAULT: frozenset[CheckKind] = frozenset(
-    {"mcnemar", "flips", "calibration", "brier", "classes", "robustness"}
+    {"mcnemar", "flips", "calibration", "brier", "classes", "robustness", "test_reuse"}
 )
 
 _QUALITY: dict[Task, tuple[CheckKind, ...]] = {
@@ -110,7 +112,7 @@ class GatePolicy(Value):
     checks: dict[CheckKind, Severity] = Field(
         default={},
         description="Which checks `block`, only `warn`, or are `skip`ped. By default flips, calibration, brier, "
-        "classes, robustness and mcnemar warn, and all others block.",
+        "classes, robustness, mcnemar and test_reuse warn, and all others block.",
     )
     bootstrap_resamples: int = Field(default=2000, ge=200, le=100_000, description="Resamples behind bootstrap bounds.")
     assumed_discordance: float = Field(
@@ -149,6 +151,15 @@ class GatePolicy(Value):
         "corrupted: accuracy as a fraction; for regression RMSE as a share of the baseline's.",
     )
 
+    test_reuse: Reuse = Field(
+        default="warn",
+        description="What is done when a test split was used by earlier runs: `warn` says so and how likely a lucky "
+        "pass is by now; `share` spends alpha over all uses, so that each run is stricter than the one before it.",
+    )
+    max_test_uses: int = Field(
+        default=20, ge=1, description="Check `test_reuse`: runs of new models after which a test split is worn out."
+    )
+
     @model_validator(mode="after")
     def _a_difference_test_cannot_block(self) -> Self:
         if self.checks.get("mcnemar") == "block":
@@ -162,9 +173,13 @@ class GatePolicy(Value):
         """Return what a check's answer does."""
         return self.checks.get(kind, "warn" if kind in _WARN_BY_DEFAULT else "block")
 
-    def candidate_alpha(self, num_candidates: int) -> float:
-        """Return the error rate of each check of one candidate out of so many."""
-        return self.alpha / num_candidates
+    def run_alpha(self, look: int) -> float:
+        """Return the chance that any bad candidate of a run passes that is look number `look` at its test split."""
+        return self.alpha * share_of_look(look) if self.test_reuse == "share" else self.alpha
+
+    def candidate_alpha(self, num_candidates: int, look: int = 1) -> float:
+        """Return the error rate of each check of one candidate out of so many, at look number `look`."""
+        return self.run_alpha(look) / num_candidates
 
 
 def why_quality_is_unguarded(task: Task, constraints: Constraints, policy: GatePolicy) -> str | None:

@@ -25,6 +25,7 @@ from tasks.decisions.behaviour_checks import (
 from tasks.decisions.gate_checks import accuracy_check, error_check, latency_check, limit_check, macro_f1_check
 from tasks.decisions.gate_policy import Certainty, CheckKind, Constraints, GatePolicy
 from tasks.decisions.noninferiority import PairedTable, right_rows, rows_needed
+from tasks.decisions.reuse import reuse_check
 
 Asked = dict[CheckKind, Callable[[], list[Check]]]
 """What is asked, by kind, and how it is answered: a check that is skipped costs nothing."""
@@ -62,12 +63,16 @@ class Question:
     policy: GatePolicy
     num_candidates: int
     """Candidates of the run that are gated."""
+    look: int = 1
+    """Which look at the test split this is."""
 
     @property
     def certainty(self) -> Certainty:
         """How sure each check wants to be."""
         policy = self.policy
-        return Certainty(policy.candidate_alpha(self.num_candidates), policy.power, policy.bootstrap_resamples)
+        return Certainty(
+            policy.candidate_alpha(self.num_candidates, self.look), policy.power, policy.bootstrap_resamples
+        )
 
 
 def judge(question: Question, candidate: Evidence, baseline: Evidence) -> tuple[Check, ...]:
@@ -82,10 +87,12 @@ def judge(question: Question, candidate: Evidence, baseline: Evidence) -> tuple[
     for name, evidence in (("candidate", candidate), ("baseline", baseline)):
         _require_rows(name, evidence, len(question.labels))
     quality = _of_classes if question.task == "classification" else _of_numbers
+    policy = question.policy
     asked = quality(question, candidate, baseline) | _of_cost(question, candidate, baseline)
+    asked["test_reuse"] = lambda: [reuse_check(question.look, policy.max_test_uses, policy.alpha, policy.test_reuse)]
     checks: list[Check] = []
     for kind, answer in asked.items():
-        severity = question.policy.severity(kind)
+        severity = policy.severity(kind)
         if severity == "skip":
             continue
         checks += [_only_warns(check) if severity == "warn" else check for check in answer()]

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasks.contracts.verdict import Check
-from tasks.reporting.figures import MINUS, bytes_text, milliseconds, number, percent, points, signed_percent, times
+from tasks.reporting.figures import (
+    MINUS,
+    bytes_text,
+    count,
+    milliseconds,
+    number,
+    percent,
+    points,
+    signed_percent,
+    times,
+)
 
 Write = Callable[[float | None], str]
 Side = Literal["drop", "most", "least"]
@@ -59,6 +69,7 @@ def check_title(name: str) -> str:
         "rmse": "RMSE",
         "mae": "MAE",
         "cold_start": "cold start",
+        "test_reuse": "uses of the test split",
         "int8_coverage": "int8 coverage",
         "flips": "flips",
         "size": "size at rest",
@@ -89,6 +100,7 @@ def _unit(name: str) -> tuple[Write, Side]:
         "rmse": signed_percent,
         "mae": signed_percent,
         "flips": percent,
+        "test_reuse": count,
         "calibration": points,
     }
     return units.get(name, number), "most"

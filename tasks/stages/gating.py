@@ -28,6 +28,7 @@ def judge_candidate(
     constraints: Constraints,
     policy: GatePolicy,
     num_candidates: int,
+    look: int,
     model_name: Slug,
     plan_digest: str,
     created_at: str,
@@ -42,6 +43,7 @@ def judge_candidate(
         constraints: what the plan asks.
         policy: how sure the plan wants to be.
         num_candidates: candidates of the run that are gated; they share the error rate.
+        look: which look at the test split the run is, from 1.
         model_name: under which the model would be registered.
         plan_digest: of the plan.
         created_at: start of the run, UTC, ISO 8601.
@@ -62,6 +64,7 @@ def judge_candidate(
         constraints=constraints,
         policy=policy,
         num_candidates=num_candidates,
+        look=look,
     )
     checks = judge(question, _evidence(artifacts, candidate), _evidence(artifacts, baseline))
     report = GateReport(
@@ -73,7 +76,7 @@ def judge_candidate(
         plan=plan_digest,
         verdict=verdict_of(checks),
         checks=checks,
-        alpha=policy.candidate_alpha(num_candidates),
+        alpha=question.certainty.alpha,
         created_at=created_at,
     )
     return StoredGateReport(report=report, artifact=artifacts.put(report.canonical_json()))

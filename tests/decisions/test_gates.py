@@ -27,7 +27,7 @@ def evidence(**changes):
         "class_names": NAMES,
         "labels": LABELS,
         "constraints": Constraints(max_size_ratio=0.05, max_latency_ratio=0.5, max_memory_bytes=6_000_000),
-        "policy": GatePolicy(bootstrap_resamples=400, checks={"robustness": "skip"}),
+        "policy": GatePolicy(bootstrap_resamples=400, checks={"robustness": "skip", "test_reuse": "skip"}),
         "num_candidates": 1,
     }
     ours = {"outputs": answers(31), "latency_ms": 0.4 * base, "size_bytes": 40_000, "memory_bytes": 5_000_000}
@@ -176,6 +176,12 @@ def regression(candidate_noise: float, **changes):
     return evidence(**(shared | outputs | {"constraints": Constraints()} | changes))
 
 
+def test_judge_tests_the_mae_where_it_is_limited():
+    checks = {check.name: check for check in judge(*regression(1.2, constraints=Constraints(max_mae_increase=0.1)))}
+    assert checks["mae"].estimate == pytest.approx(0.2, abs=1e-3)
+    assert checks["mae"].verdict is Verdict.FAIL
+
+
 @pytest.mark.parametrize(("noise", "verdict"), [(1.01, Verdict.PASS), (1.2, Verdict.FAIL)])
 def test_judge_tests_the_rmse_for_regression(noise, verdict):
     (check,) = judge(*regression(noise))
@@ -194,6 +200,46 @@ def test_judge_is_inconclusive_for_regression_when_the_baseline_is_not_finite():
     broken = np.full((2000, 1), np.nan, dtype=np.float32)
     (check,) = judge(*regression(1.0, baseline_outputs=broken))
     assert check.verdict is Verdict.INCONCLUSIVE
+
+
+def test_judge_says_how_often_the_test_split_was_used_and_blocks_when_the_plan_wants_it():
+    policy = GatePolicy(bootstrap_resamples=400, checks={"robustness": "skip"}, max_test_uses=3)
+    worn = {check.name: check for check in judge(*evidence(policy=policy, look=4))}["test_reuse"]
+    assert (worn.verdict, worn.estimate, worn.margin, worn.blocking) == (Verdict.FAIL, 4, 3, False)
+    assert f"at most {1 - 0.95**4:.1%}" in worn.detail
+    blocking = policy.model_copy(update={"checks": {"robustness": "skip", "test_reuse": "block"}})
+    assert verdict_of(judge(*evidence(policy=blocking, look=4))) is Verdict.FAIL
+    assert verdict_of(judge(*evidence(policy=blocking, look=3))) is Verdict.PASS
+
+
+def test_judge_lets_the_plan_say_what_blocks_and_what_is_not_asked():
+    policy = GatePolicy(
+        bootstrap_resamples=400,
+        checks={"robustness": "skip", "flips": "block", "size": "warn", "classes": "skip", "latency": "skip"},
+    )
+    checks = judge(*evidence(policy=policy))
+    assert [check.name for check in checks if check.blocking] == ["accuracy", "flips", "memory"]
+    assert [check.name for check in checks if not check.blocking] == [
+        "mcnemar", "calibration", "brier", "size", "test_reuse",
+    ]  # fmt: skip
+
+
+def test_judge_holds_macro_f1_cold_start_and_int8_coverage_against_their_limits():
+    limits = Constraints(max_macro_f1_drop=0.02, max_cold_start_ms=5.0, min_int8_coverage=0.9)
+    known = {"candidate_cold_start_ms": 4.0, "candidate_int8_coverage": 0.95}
+    good = checks_of(constraints=limits, **known)
+    names = ("macro_f1", "cold_start", "int8_coverage")
+    assert [good[name].verdict for name in names] == [Verdict.PASS] * 3
+    assert good["macro_f1"].estimate == pytest.approx(-1 / NUM_ROWS, rel=0.1)
+    assert -0.02 < good["macro_f1"].bound < good["macro_f1"].estimate
+    bad = checks_of(
+        constraints=limits,
+        candidate_outputs=answers(200),
+        candidate_cold_start_ms=5.1,
+        candidate_int8_coverage=0.89,
+    )
+    assert [bad[name].verdict for name in names] == [Verdict.FAIL] * 3
+    assert [checks_of(constraints=limits)[name].verdict for name in names[1:]] == [Verdict.INCONCLUSIVE] * 2
 
 
 def test_verdict_of_is_inconclusive_when_nothing_blocks():

@@ -1,5 +1,6 @@
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -70,6 +71,7 @@ def arguments(data, quality_of, timing_of):
         "constraints": Constraints(max_accuracy_drop=0.02, max_size_ratio=0.05, max_latency_ratio=0.5),
         "policy": GatePolicy(bootstrap_resamples=300, checks={"robustness": "skip"}),
         "num_candidates": 2,
+        "look": 1,
         "model_name": "rows",
         "plan_digest": "d" * 64,
         "created_at": "2026-01-01T00:00:00Z",
@@ -115,6 +117,14 @@ def test_judge_candidate_raises_when_the_predictions_are_gone(arguments):
     lost = quality.predictions.model_copy(update={"digest": "0" * 64})
     with pytest.raises(ArtifactMissingError):
         judge_candidate(**with_candidate(arguments, quality=quality.model_copy(update={"predictions": lost})))
+
+
+def test_judge_candidate_is_stricter_at_a_later_look_when_the_plan_shares_alpha(arguments):
+    arguments["policy"] = arguments["policy"].model_copy(update={"test_reuse": "share"})
+    first, tenth = (judge_candidate(**arguments | {"look": number}).report for number in (1, 10))
+    assert first.alpha == pytest.approx(0.05 * 6 / math.pi**2 / 2)
+    assert tenth.alpha == pytest.approx(first.alpha / 100)
+    assert tenth.checks[0].bound < first.checks[0].bound
 
 
 def test_judge_candidate_holds_corrupted_outputs_against_the_baselines(services, arguments):
