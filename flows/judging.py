@@ -10,12 +10,14 @@ from flows.candidates import Baseline, Candidate
 from flows.outcome import Judged, primary_metric, validation_point
 from flows.plan import CompressionPlan, Preference
 from tasks.contracts.data import DatasetRef
-from tasks.contracts.evaluation import METRIC_DIRECTIONS, Measured, Quality, Robustness, TimingTable
+from tasks.contracts.evaluation import METRIC_DIRECTIONS, Measured, Quality, Robustness, ServingTrial, TimingTable
 from tasks.contracts.verdict import Verdict
 from tasks.decisions.pareto import Objective, choose, pareto_front
 from tasks.evaluate import evaluate
 from tasks.gate import gate
 from tasks.look import look
+from tasks.runtime.services import connect
+from tasks.serve import serve
 from tasks.stress import stress
 
 _SIZE = Objective("size_bytes", "lower")
@@ -45,9 +47,19 @@ def judge(
         deployed = {one.model.digest: one for one in (baseline.deployed, *(one.deployed for one in finished))}
         stressed = {digest: stress.submit(model, data, "test") for digest, model in deployed.items()}
 
+    served: dict[str, PrefectFuture[ServingTrial]] = {}
+    if plan.gate.severity("servability") != "skip":
+        command = connect().settings.gateway_command
+        served = {one.deployed.model.digest: serve.submit(one.deployed, data, command) for one in finished}
+
     def measured(quality: Quality) -> Measured:
-        robustness = stressed[quality.model].result() if stressed else None
-        return Measured(quality=quality, timing=timings.models[quality.model], robustness=robustness)
+        trial = served.get(quality.model)
+        return Measured(
+            quality=quality,
+            timing=timings.models[quality.model],
+            robustness=stressed[quality.model].result() if stressed else None,
+            serving=trial.result() if trial else None,
+        )
 
     reports = {
         candidate.name: gate.submit(

@@ -1,11 +1,11 @@
 """A gateway for the length of a rollout, where none serves this store yet."""
 
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tasks.adapters.gateway_client import GatewayClient
 from tasks.adapters.local_store import LocalDocuments
@@ -21,9 +21,6 @@ _READY_WITHIN_S = 60.0
 def gateway(settings: Settings, model_name: str) -> Iterator[str]:
     """Give the address of a gateway that serves `model_name` from this store; start one if there is none.
 
-    The one that is started listens on a free port of the loopback interface and ends with the block,
-    or when this process is killed: its standard input is then closed.
-
     Raises:
         ServiceUnavailableError: it did not start; its log is named.
     """
@@ -31,28 +28,38 @@ def gateway(settings: Settings, model_name: str) -> Iterator[str]:
         yield settings.gateway_url
         return
     log_path = settings.home / "logs" / "gateway.log"
+    with run_gateway(settings.gateway_command, settings.store_root, settings.traffic_root, log_path) as url:
+        _wait_until_ready(url, model_name, log_path)
+        yield url
+
+
+@contextmanager
+def run_gateway(command: Sequence[str], store: Path, traffic: Path, log_path: Path) -> Iterator[str]:
+    """Start a gateway on a free port of the loopback interface for the block, and give its address.
+
+    It also ends when this process is killed: its standard input is then closed.
+
+    Args:
+        command: what starts a gateway, without its options.
+        store: its artifact and document store.
+        traffic: its prediction log.
+        log_path: where its messages go.
+
+    Raises:
+        ServiceUnavailableError: it did not start; its log is named.
+    """
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "infra.gateway",
-        "--end-with-stdin",
-        "--port",
-        "0",
-        "--store",
-        str(settings.store_root),
-    ]
-    command += ["--traffic", str(settings.traffic_root)]
+    options = ["--end-with-stdin", "--port", "0", "--store", str(store), "--traffic", str(traffic)]
+    pipe = subprocess.PIPE
     with (
         log_path.open("ab") as log,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+        _started([*command, *options], stdin=pipe, stdout=pipe, stderr=log, text=True) as process,
     ):
         assert process.stdout is not None
         try:
             url = process.stdout.readline().strip()
             if not url:
                 raise ServiceUnavailableError(f"the gateway ended with code {process.wait()}; see {log_path}")
-            _wait_until_ready(url, model_name, log_path)
             yield url
         finally:
             process.terminate()
@@ -60,6 +67,15 @@ def gateway(settings: Settings, model_name: str) -> Iterator[str]:
                 process.wait(timeout=_STOP_WITHIN_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _started(command: list[str], **options: Any) -> "subprocess.Popen[str]":
+    try:
+        return subprocess.Popen(command, **options)
+    except OSError as error:
+        raise ServiceUnavailableError(
+            f"the gateway cannot be started by {command[0]!r}: {error.strerror}; see STILLHOUSE_SERVING_COMMAND"
+        ) from error
 
 
 def _wait_until_ready(url: str, model_name: str, log_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from tasks.contracts.artifact import ArtifactRef
 from tasks.contracts.data import SplitName
 from tasks.contracts.value import Digest, Value
@@ -57,6 +59,19 @@ class Robustness(Value):
     """npz with one array float32 [N, K] for each corruption, in the order of the split's rows; not always finite."""
 
 
+class ServingTrial(Value):
+    """What the gateway of production made of a model's file."""
+
+    model: Digest
+    refusal: str = ""
+    """Why the gateway does not serve it; empty if it does."""
+    num_requests: int
+    failures: dict[str, int] = Field(default={})
+    """Requests that were not answered, by reason."""
+    max_relative_difference: float | None = None
+    """Largest difference between an answer and onnxruntime's own, as a share of the range of outputs."""
+
+
 class LatencyQuantiles(Value):
     """Milliseconds for one call, pre- and post-processing included."""
 
@@ -108,6 +123,8 @@ class Measured(Value):
     timing: Timing
     robustness: Robustness | None = None
     """On the test split; None where nobody asks for it."""
+    serving: ServingTrial | None = None
+    """None where nobody asks for it."""
 
 
 class Evaluation(Value):

@@ -6,12 +6,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.contracts.evaluation import ServingTrial
 from tasks.contracts.verdict import Check, Verdict
 from tasks.decisions.gate_policy import Certainty
 from tasks.decisions.latency import judge_latency
 from tasks.decisions.macro_f1 import judge_macro_f1_drop
 from tasks.decisions.noninferiority import NonInferiority, PairedTable, judge_difference
 from tasks.decisions.paired_loss import LossIncrease, judge_loss_increase
+
+_SAME_ANSWER = 1e-3
+"""Largest difference of two answers, as a share of the range of outputs, that another order of sums explains."""
 
 
 def accuracy_check(table: PairedTable, margin: float, sure: Certainty) -> Check:
@@ -156,6 +160,30 @@ def limit_check(
         margin=limit,
         num_rows=1,
         detail=f"{value:,} {_UNITS[name]}{compared}; {allowed}",
+    )
+
+
+def servability_check(trial: ServingTrial | None) -> Check:
+    """Exact: the gateway of production answers every request as onnxruntime does."""
+    if trial is None or not (trial.refusal or trial.num_requests):
+        return no_data("servability", None, "not tried")
+    difference, num_failed = trial.max_relative_difference, sum(trial.failures.values())
+    if trial.refusal:
+        detail = f"the gateway does not serve it: {trial.refusal}"
+    elif num_failed:
+        reason = max(trial.failures, key=lambda name: trial.failures[name])
+        detail = f"{num_failed} of {trial.num_requests} requests were not answered: {reason}"
+    else:
+        detail = f"{trial.num_requests} requests answered, at most {difference:.3%} of the outputs' range off"
+    good = not trial.refusal and not num_failed and difference is not None and difference <= _SAME_ANSWER
+    return Check(
+        name="servability",
+        verdict=Verdict.PASS if good else Verdict.FAIL,
+        estimate=difference,
+        bound=None,
+        margin=_SAME_ANSWER,
+        num_rows=trial.num_requests,
+        detail=detail,
     )
 
 

@@ -26,6 +26,7 @@ CheckKind = Literal[
     "cold_start",
     "int8_coverage",
     "latency",
+    "servability",
     "test_reuse",
 ]
 """What the gate can ask. `classes` is one check for each class, `robustness` one for each corruption, `latency` one

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.contracts.data import Task
 from tasks.contracts.errors import DataError
+from tasks.contracts.evaluation import ServingTrial
 from tasks.contracts.verdict import Check, Verdict
 from tasks.decisions.behaviour_checks import (
     brier_check,
@@ -22,7 +23,14 @@ from tasks.decisions.behaviour_checks import (
     mcnemar_check,
     robustness_checks,
 )
-from tasks.decisions.gate_checks import accuracy_check, error_check, latency_check, limit_check, macro_f1_check
+from tasks.decisions.gate_checks import (
+    accuracy_check,
+    error_check,
+    latency_check,
+    limit_check,
+    macro_f1_check,
+    servability_check,
+)
 from tasks.decisions.gate_policy import Certainty, CheckKind, Constraints, GatePolicy
 from tasks.decisions.noninferiority import PairedTable, right_rows, rows_needed
 from tasks.decisions.reuse import reuse_check
@@ -48,6 +56,7 @@ class Evidence:
     int8_coverage: float | None = None
     corrupted: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """By the name of the corruption: `outputs` on the corrupted rows."""
+    serving: ServingTrial | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +98,7 @@ def judge(question: Question, candidate: Evidence, baseline: Evidence) -> tuple[
     quality = _of_classes if question.task == "classification" else _of_numbers
     policy = question.policy
     asked = quality(question, candidate, baseline) | _of_cost(question, candidate, baseline)
+    asked["servability"] = lambda: [servability_check(candidate.serving)]
     asked["test_reuse"] = lambda: [reuse_check(question.look, policy.max_test_uses, policy.alpha, policy.test_reuse)]
     checks: list[Check] = []
     for kind, answer in asked.items():

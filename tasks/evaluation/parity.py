@@ -54,8 +54,9 @@ def measure_parity(original: np.ndarray, copy: np.ndarray) -> Parity:
             raise ModelError(
                 f"the {name} gives NaN or infinite outputs for {_count_broken(outputs)} of {len(outputs)} rows"
             )
-    difference = float(np.abs(copy - original).max())
-    output_range = float(np.ptp(original))
+    # in float64: the difference of two large float32 overflows
+    difference = float(np.abs(copy.astype(np.float64) - original).max())
+    output_range = float(np.ptp(original.astype(np.float64)))
     agreement = None
     if original.ndim == 2 and original.shape[1] > 1:
         agreement = float(np.mean(original.argmax(axis=1) == copy.argmax(axis=1)))

@@ -100,6 +100,7 @@ def _unit(name: str) -> tuple[Write, Side]:
         "rmse": signed_percent,
         "mae": signed_percent,
         "flips": percent,
+        "servability": percent,
         "test_reuse": count,
         "calibration": points,
     }

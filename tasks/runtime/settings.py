@@ -3,6 +3,8 @@
 Hyper-parameters live on the specs that use them; see `flows.plan`.
 """
 
+import shlex
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -32,6 +34,11 @@ class Settings(BaseSettings):
     mlflow_artifacts: str | None = Field(default=None, description="MLflow artifacts. Default: HOME/mlflow-artifacts.")
     dvc_remote: str | None = Field(
         default=None, description="DVC remote. Default: the checkout's, else HOME/dvc-remote."
+    )
+    serving_command: str | None = Field(
+        default=None,
+        description="What starts a gateway where the run needs one, such as the container that production serves "
+        "from; it gets the gateway's options. Default: this Python.",
     )
     gateway_url: str = Field(default="http://127.0.0.1:8080", description="Where clients reach the gateway.")
 
@@ -75,6 +82,15 @@ class Settings(BaseSettings):
         if self.ledger_url is not None:
             return self.ledger_url.get_secret_value()
         return f"sqlite:///{self.home / 'ledger.db'}"
+
+    @property
+    def gateway_command(self) -> tuple[str, ...]:
+        """What starts a gateway, split as a shell does."""
+        return (
+            tuple(shlex.split(self.serving_command))
+            if self.serving_command
+            else (sys.executable, "-m", "infra.gateway")
+        )
 
     @property
     def tracking_address(self) -> str:

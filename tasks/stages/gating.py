@@ -92,6 +92,7 @@ def _evidence(artifacts: ArtifactStore, measured: Measured) -> Evidence:
         cold_start_ms=timing.cold_start_ms,
         int8_coverage=quality.int8_coverage,
         corrupted=_arrays(artifacts, robustness.predictions.digest) if robustness else {},
+        serving=measured.serving,
     )
 
 

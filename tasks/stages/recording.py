@@ -11,7 +11,6 @@ from tasks.contracts.errors import ModelError
 from tasks.contracts.evaluation import Evaluation
 from tasks.contracts.model import StageResult
 from tasks.contracts.registration import CHALLENGER_ALIAS, SIGNATURE_TAG
-from tasks.contracts.route import ModelSignature
 from tasks.contracts.run import CandidateSummary, RegisteredSummary, RunDossier
 from tasks.contracts.value import Digest
 from tasks.runtime.services import RegisteredVersion, Services
@@ -19,6 +18,7 @@ from tasks.stages.baselines import TORCH_DIGEST_TAG
 from tasks.stages.promoting import bootstrap
 from tasks.stages.reconciling import reconcile
 from tasks.stages.rollout_record import GATE_REPORT_TAG
+from tasks.stages.signature import signature_of
 from tasks.stages.splits import load_split
 
 _EXAMPLE_ROWS = 2
@@ -108,17 +108,6 @@ def _register(
     onnx_model = services.artifacts.get(digest)
     example = _example(services, dossier.dataset)
     return services.registry.register(name, digest, onnx_model, example, {**tags, **signature}, files, parent_run_id)
-
-
-def signature_of(data: DatasetRef) -> ModelSignature:
-    """Return what a model for this data set takes and gives."""
-    return ModelSignature(
-        task=data.task,
-        input_shape=data.input_shape,
-        input_dtype=data.input_dtype,
-        class_names=data.class_names,
-        vocab_size=data.vocab_size,
-    )
 
 
 def _example(services: Services, data: DatasetRef) -> bytes:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from tasks.contracts.errors import DataError
+from tasks.contracts.evaluation import ServingTrial
 from tasks.contracts.verdict import Verdict
 from tasks.decisions.gate_policy import Constraints, GatePolicy
 from tasks.decisions.gates import Evidence, Question, judge, rows_to_settle, too_few_rows, verdict_of
@@ -27,7 +28,9 @@ def evidence(**changes):
         "class_names": NAMES,
         "labels": LABELS,
         "constraints": Constraints(max_size_ratio=0.05, max_latency_ratio=0.5, max_memory_bytes=6_000_000),
-        "policy": GatePolicy(bootstrap_resamples=400, checks={"robustness": "skip", "test_reuse": "skip"}),
+        "policy": GatePolicy(
+            bootstrap_resamples=400, checks={"robustness": "skip", "servability": "skip", "test_reuse": "skip"}
+        ),
         "num_candidates": 1,
     }
     ours = {"outputs": answers(31), "latency_ms": 0.4 * base, "size_bytes": 40_000, "memory_bytes": 5_000_000}
@@ -203,19 +206,51 @@ def test_judge_is_inconclusive_for_regression_when_the_baseline_is_not_finite():
 
 
 def test_judge_says_how_often_the_test_split_was_used_and_blocks_when_the_plan_wants_it():
-    policy = GatePolicy(bootstrap_resamples=400, checks={"robustness": "skip"}, max_test_uses=3)
+    policy = GatePolicy(bootstrap_resamples=400, checks={"robustness": "skip", "servability": "skip"}, max_test_uses=3)
     worn = {check.name: check for check in judge(*evidence(policy=policy, look=4))}["test_reuse"]
     assert (worn.verdict, worn.estimate, worn.margin, worn.blocking) == (Verdict.FAIL, 4, 3, False)
     assert f"at most {1 - 0.95**4:.1%}" in worn.detail
-    blocking = policy.model_copy(update={"checks": {"robustness": "skip", "test_reuse": "block"}})
+    blocking = policy.model_copy(
+        update={"checks": {"robustness": "skip", "servability": "skip", "test_reuse": "block"}}
+    )
     assert verdict_of(judge(*evidence(policy=blocking, look=4))) is Verdict.FAIL
     assert verdict_of(judge(*evidence(policy=blocking, look=3))) is Verdict.PASS
+
+
+def trial(**changes) -> ServingTrial:
+    return ServingTrial(model="c" * 64, **({"num_requests": 65, "max_relative_difference": 1e-6} | changes))
+
+
+@pytest.mark.parametrize(
+    ("serving", "verdict", "told"),
+    [
+        (trial(), Verdict.PASS, "65 requests answered"),
+        (trial(max_relative_difference=0.01), Verdict.FAIL, "1.000% of the outputs' range off"),
+        (trial(failures={"HTTP 500": 2, "timeout": 1}), Verdict.FAIL, "3 of 65 requests were not answered: HTTP 500"),
+        (trial(num_requests=0, refusal="no such operator"), Verdict.FAIL, "does not serve it: no such operator"),
+        (None, Verdict.INCONCLUSIVE, "not tried"),
+    ],
+)
+def test_judge_asks_whether_production_can_serve_the_file(serving, verdict, told):
+    policy = GatePolicy(bootstrap_resamples=400, checks={"robustness": "skip"})
+    checks = judge(*evidence(policy=policy, candidate_serving=serving))
+    (check,) = [check for check in checks if check.name == "servability"]
+    assert (check.verdict, check.blocking) == (verdict, True)
+    assert told in check.detail
+    assert verdict_of(checks) is verdict
 
 
 def test_judge_lets_the_plan_say_what_blocks_and_what_is_not_asked():
     policy = GatePolicy(
         bootstrap_resamples=400,
-        checks={"robustness": "skip", "flips": "block", "size": "warn", "classes": "skip", "latency": "skip"},
+        checks={
+            "robustness": "skip",
+            "servability": "skip",
+            "flips": "block",
+            "size": "warn",
+            "classes": "skip",
+            "latency": "skip",
+        },
     )
     checks = judge(*evidence(policy=policy))
     assert [check.name for check in checks if check.blocking] == ["accuracy", "flips", "memory"]

@@ -17,6 +17,11 @@ def test_measure_parity_equals_the_case_by_hand():
     assert parity.agreement == 0.75
 
 
+def test_measure_parity_does_not_overflow():
+    original = np.array([[3e38, -3e38]], dtype=np.float32)
+    assert measure_parity(original, -original).max_relative_difference == pytest.approx(1.0)
+
+
 def test_measure_parity_has_no_agreement_when_there_is_one_output():
     parity = measure_parity(np.array([[1.0], [3.0]]), np.array([[1.0], [3.5]]))
     assert parity.agreement is None

@@ -69,7 +69,7 @@ def arguments(data, quality_of, timing_of):
         "baseline": Measured(quality=quality_of("b", 15, 100_000), timing=timing_of(1.0)),
         "data": data,
         "constraints": Constraints(max_accuracy_drop=0.02, max_size_ratio=0.05, max_latency_ratio=0.5),
-        "policy": GatePolicy(bootstrap_resamples=300, checks={"robustness": "skip"}),
+        "policy": GatePolicy(bootstrap_resamples=300, checks={"robustness": "skip", "servability": "skip"}),
         "num_candidates": 2,
         "look": 1,
         "model_name": "rows",
@@ -137,7 +137,7 @@ def test_judge_candidate_holds_corrupted_outputs_against_the_baselines(services,
             model="c" * 64, split="test", metrics={}, predictions=services.artifacts.put(buffer.getvalue())
         )
 
-    arguments["policy"] = GatePolicy(bootstrap_resamples=300, checks={"robustness": "block"})
+    arguments["policy"] = GatePolicy(bootstrap_resamples=300, checks={"robustness": "block", "servability": "skip"})
     arguments["baseline"] = arguments["baseline"].model_copy(update={"robustness": robustness(115)})
     weak = judge_candidate(**with_candidate(arguments, robustness=robustness(316))).report
     assert weak.verdict is Verdict.FAIL

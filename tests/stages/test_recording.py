@@ -17,8 +17,9 @@ from tasks.contracts.run import RunDossier
 from tasks.contracts.value import sha256_hex
 from tasks.runtime.services import RegisteredVersion, Services
 from tasks.stages.baselines import TORCH_DIGEST_TAG
-from tasks.stages.recording import attach_report, record_run, register_challenger, signature_of
+from tasks.stages.recording import attach_report, record_run, register_challenger
 from tasks.stages.rollout_record import GATE_REPORT_TAG
+from tasks.stages.signature import signature_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reporting"))
 from dossiers import make_dossier  # the dossiers that the report's tests use
