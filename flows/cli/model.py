@@ -69,6 +69,49 @@ def inspect(model: Reference, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def history(name: ModelName, as_json: AsJson = False) -> None:
+    """Show who was champion when, by whom, why, and on which gate report; the newest entry serves."""
+    from flows.cli.console import console, print_json
+    from tasks.contracts.errors import ModelError
+    from tasks.runtime.services import connect
+
+    services = connect()
+    entries = services.ledger.history(name)
+    if not entries:
+        known = ", ".join(services.registry.names()) or "none"
+        raise ModelError(f"the ledger has no entry of {name!r}; the registry knows: {known}")
+    documents = [entry.model_dump(mode="json") for entry in entries]
+    if as_json:
+        print_json(documents)
+        return
+    console().print(_history_table(documents))
+
+
+@app.command()
+def diff(first: Reference, second: Reference, as_json: AsJson = False) -> None:
+    """Show what differs between two models: files, lineage, and what their gates measured."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from flows.cli.console import console, print_json
+    from flows.cli.model_comparison import compare
+    from flows.cli.model_reference import find_model
+    from tasks.runtime.services import connect
+
+    services = connect()
+    comparison = compare(services, find_model(services, first), find_model(services, second))
+    if as_json:
+        print_json(comparison)
+        return
+    table = Table("", "what", first, second)
+    for one in comparison.differences:
+        table.add_row(one.about, escape(one.name), escape(one.first or "-"), escape(one.second or "-"))
+    if comparison.differences:
+        console().print(table)
+    console().print(f"{len(comparison.differences)} things differ, {comparison.num_shared} are equal")
+
+
+@app.command()
 def verify(model: Reference, as_json: AsJson = False) -> None:
     """Check that the artifact is whole and runs, and that alias, ledger and route agree. Exit code 1 if not."""
     from rich.markup import escape

@@ -10,6 +10,7 @@ import pytest
 import typer
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
+from mlflow import MlflowClient
 
 from flows.cli import model as model_cli
 from flows.cli.console import console
@@ -21,6 +22,7 @@ from tasks.contracts.verdict import Check, GateReport, Verdict
 from tasks.runtime.services import connect
 from tasks.runtime.settings import Settings, current_settings
 from tasks.stages.promoting import bootstrap
+from tasks.stages.rollout_record import GATE_REPORT_TAG
 
 app = typer.Typer()
 app.add_typer(model_cli.app, name="model")
@@ -217,6 +219,47 @@ def test_promote_and_rollback_move_the_champion_when_the_gate_passed(run, servic
     assert (rolled_back["action"], rolled_back["version"]) == ("rollback", 1)
     assert services.registry.version_of("digits", "champion").version == 1
     assert run("model", "verify", "digits")[0] == 0
+
+
+def test_history_tells_who_was_champion_and_why(run):
+    entries = run_json(run, "model", "history", "digits")
+
+    assert [entry["sequence"] for entry in entries] == list(range(1, len(entries) + 1))
+    assert (entries[0]["action"], entries[0]["actor"], entries[0]["reason"]) == ("bootstrap", "flow", "the [first] one")
+    assert "the [first] one" in run("model", "history", "digits")[1]
+
+
+def test_history_names_the_models_that_there_are_when_the_name_is_wrong(run):
+    with pytest.raises(ModelError, match="no entry of 'letters'; the registry knows: digits"):
+        run("model", "history", "letters")
+
+
+def test_diff_shows_files_lineage_and_gates(run, services):
+    for version, verdict in ((2, Verdict.PASS), (3, Verdict.FAIL)):
+        tags = services.registry.version("digits", version).tags
+        assert GATE_REPORT_TAG not in tags
+        report = gate_report(services, version, verdict)
+        MlflowClient(services.settings.tracking_address).set_model_version_tag(
+            "digits", str(version), GATE_REPORT_TAG, report
+        )
+
+    found = run_json(run, "model", "diff", "digits/2", "digits/3")
+
+    differing = {(one["about"], one["name"]): (one["first"], one["second"]) for one in found["differences"]}
+    assert differing[("lineage", "stillhouse.digest")] == (digest_of(2), digest_of(3))
+    assert differing[("gate", "verdict")] == ("PASS", "FAIL")
+    assert differing[("gate", "accuracy")] == ("0 PASS", "0 FAIL")
+    assert ("file", "size in bytes") not in differing
+    assert ("lineage", SIGNATURE_TAG) not in differing
+    assert (found["first"], found["second"]) == (digest_of(2), digest_of(3))
+    assert f"{found['num_shared']} are equal" in run("model", "diff", "digits/2", "digits/3")[1]
+
+
+def test_diff_of_a_model_with_itself_finds_nothing(run):
+    found = run_json(run, "model", "diff", "digits/1", digest_of(1))
+
+    assert {one["about"] for one in found["differences"]} == {"lineage"}  # a digest alone has no version's tags
+    assert run_json(run, "model", "diff", "digits/1", "digits/1")["differences"] == []
 
 
 @pytest.mark.parametrize(
