@@ -15,15 +15,19 @@ from starlette.responses import Response
 from starlette.routing import Route as Endpoint
 from starlette.types import Receive, Scope, Send
 
+from infra.gateway.backend import Backend
 from infra.gateway.components import Components
 from infra.gateway.config import GatewayConfig
 from infra.gateway.errors import RequestError
-from infra.gateway.http import Header, JsonEndpoint, Reply, error_reply, json_reply, read_body
-from infra.gateway.protocol import check_identifier, parse_feedback
+from infra.gateway.http import JSON, Header, JsonEndpoint, Reply, error_reply, json_reply, read_body
+from infra.gateway.protocol import InferRequest, check_identifier, parse_feedback, parse_json_length
 from infra.gateway.records import FeedbackRecord
 from infra.gateway.routing import ServedRoute
 
-_MODELS, _INFER = "/v2/models/", "/infer"
+_MODELS, _VERSIONS, _INFER = "/v2/models/", "/versions/", "/infer"
+_MAX_VERSION_DIGITS = 9
+_MODEL_HEADER = b"x-stillhouse-model"
+_JSON_LENGTH = b"inference-header-content-length"
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +46,19 @@ def create_app(config: GatewayConfig) -> Starlette:
     infer = JsonEndpoint(gateway.infer, metrics)
     routes = [
         Endpoint("/v2/models/{model}/infer", infer, methods=["POST"]),
+        Endpoint("/v2/models/{model}/versions/{version}/infer", infer, methods=["POST"]),
         Endpoint("/v2/models/{model}/feedback", JsonEndpoint(gateway.feedback, metrics), methods=["POST"]),
+        Endpoint("/invocations", JsonEndpoint(gateway.invocations, metrics), methods=["POST"]),
+        Endpoint("/ping", gateway.ready),
         Endpoint("/v2", gateway.server_metadata),
         Endpoint("/v2/health/live", gateway.live),
         Endpoint("/v2/health/ready", gateway.ready),
         Endpoint("/v2/models/{model}", gateway.model_metadata),
         Endpoint("/v2/models/{model}/ready", gateway.model_ready),
+        Endpoint("/v2/models/{model}/stats", gateway.model_statistics),
+        Endpoint("/v2/models/{model}/versions/{version}", gateway.model_metadata),
+        Endpoint("/v2/models/{model}/versions/{version}/ready", gateway.model_ready),
+        Endpoint("/v2/models/{model}/versions/{version}/stats", gateway.model_statistics),
         Endpoint("/metrics", gateway.expose_metrics),
     ]
     return _GatewayApp(
@@ -70,7 +81,8 @@ class _GatewayApp(Starlette):
         if scope["type"] == "http" and scope["method"] == "POST":
             path = scope["path"]
             if path.startswith(_MODELS) and path.endswith(_INFER):
-                scope["path_params"] = {"model": path[len(_MODELS) : -len(_INFER)]}
+                model, _, version = path[len(_MODELS) : -len(_INFER)].partition(_VERSIONS)
+                scope["path_params"] = {"model": model, "version": version} if version else {"model": model}
                 await self._infer(scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
@@ -85,15 +97,31 @@ class Gateway:
         self._version = _package_version()
 
     async def infer(self, scope: Scope, receive: Receive) -> Reply:
-        """Answer `POST /v2/models/{model}/infer`."""
-        served = self._served(scope["path_params"]["model"])
+        """Answer `POST /v2/models/{model}/infer`, and the same of one version."""
+        named = scope["path_params"]
+        served = self._served(named["model"])
         sent = dict(scope["headers"])
         body = await read_body(sent, receive, self._config.max_body_bytes, self._config.body_timeout_s)
-        request = served.parser.parse(body)
-        key = _request_key(sent) or request.request_id
-        answer = await self.components.dispatcher.infer(served, request, key)
+        length = sent.get(_JSON_LENGTH)
+        request = served.parser.parse(body, None if length is None else parse_json_length(length))
+        return await self._answer(served, request, sent, named.get("version"))
+
+    async def invocations(self, scope: Scope, receive: Receive) -> Reply:
+        """Answer `POST /invocations`, MLflow's scoring protocol, for the only model or the one that a header names."""
+        sent = dict(scope["headers"])
+        served = self._served(self._invoked(sent))
+        body = await read_body(sent, receive, self._config.max_body_bytes, self._config.body_timeout_s)
+        return await self._answer(served, served.parser.parse_invocation(body), sent, None)
+
+    async def _answer(
+        self, served: ServedRoute, request: InferRequest, sent: dict[bytes, bytes], version: str | None
+    ) -> Reply:
+        dispatcher = self.components.dispatcher
+        if version is not None:
+            answer = await dispatcher.infer_version(served, request, _version(version))
+        else:
+            answer = await dispatcher.infer(served, request, _request_key(sent) or request.request_id)
         headers: list[Header] = [
-            (b"content-type", b"application/json"),
             (b"x-stillhouse-arm", answer.arm.encode()),
             (b"x-stillhouse-served-by", answer.served_by.encode()),
             (b"x-stillhouse-model-digest", answer.served.digest.encode()),
@@ -101,10 +129,24 @@ class Gateway:
             (b"x-stillhouse-route-version", b"%d" % served.version),
             (b"x-stillhouse-request-id", request.request_id.encode()),
         ]
-        if answer.body is None:
-            status, _, body = error_reply(500, "the model gave no usable answer to this input")
-            return status, headers, body
-        return 200, headers, answer.body
+        if answer.encoded is None:
+            status, plain, body = error_reply(500, "the model gave no usable answer to this input")
+            return status, [*plain, *headers], body
+        body, json_bytes = answer.encoded
+        if json_bytes is None:
+            headers.append(JSON)
+        else:
+            headers += [(b"content-type", b"application/octet-stream"), (_JSON_LENGTH, b"%d" % json_bytes)]
+        return 200, headers, body
+
+    def _invoked(self, sent: dict[bytes, bytes]) -> str:
+        name = sent.get(_MODEL_HEADER)
+        if name is not None:
+            return check_identifier(name.decode("latin-1"), "the X-Stillhouse-Model header")
+        names = self.components.table.names()
+        if len(names) != 1:
+            raise RequestError(400, "this gateway does not serve one model only; name it by X-Stillhouse-Model")
+        return names[0]
 
     async def feedback(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `POST /v2/models/{model}/feedback`."""
@@ -120,26 +162,32 @@ class Gateway:
 
     async def server_metadata(self, request: Request) -> Response:
         """Answer `GET /v2`."""
-        return _json({"name": "stillhouse-gateway", "version": self._version, "extensions": ["feedback"]})
+        return _json(
+            {
+                "name": "stillhouse-gateway",
+                "version": self._version,
+                "extensions": ["binary_tensor_data", "statistics", "feedback"],
+            }
+        )
 
     async def live(self, request: Request) -> Response:
         """Answer `GET /v2/health/live`."""
         return _json({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        """Answer `GET /v2/health/ready`: the routes were read, and every routed model can answer."""
+        """Answer `GET /v2/health/ready`, and MLflow's `GET /ping`: every routed model can answer."""
         table = self.components.table
         ready = table.scanned and not table.waiting
         return _json({"ready": ready, "models": table.names()}, 200 if ready else 503)
 
     async def model_metadata(self, request: Request) -> Response:
-        """Answer `GET /v2/models/{model}`."""
+        """Answer `GET /v2/models/{model}`, and the same of one version."""
         served = self._served(request.path_params["model"])
-        arms = [arm for arm in (served.route.champion, served.route.challenger) if arm]
+        self._backend_of(served, request)
         return _json(
             {
                 "name": served.route.model_name,
-                "versions": [str(arm.version) for arm in arms],
+                "versions": [str(version) for version in served.versions()],
                 "platform": "onnx_onnxv1",
                 "inputs": [served.champion.input.describe()],
                 "outputs": [spec.describe() for spec in served.champion.outputs],
@@ -147,13 +195,36 @@ class Gateway:
         )
 
     async def model_ready(self, request: Request) -> Response:
-        """Answer `GET /v2/models/{model}/ready`: the champion is loaded; the challenger may not be."""
+        """Answer `GET /v2/models/{model}/ready`: the champion is loaded; a version that is named must be."""
         served = self._served(request.path_params["model"])
-        return _json({"name": served.route.model_name, "ready": True})
+        ready = self._backend_of(served, request) is not None
+        return _json({"name": served.route.model_name, "ready": ready}, 200 if ready else 503)
+
+    async def model_statistics(self, request: Request) -> Response:
+        """Answer `GET /v2/models/{model}/stats`: what each loaded version has run in this process."""
+        served = self._served(request.path_params["model"])
+        self._backend_of(served, request)
+        wanted = request.path_params.get("version")
+        versions = served.versions() if wanted is None else [_version(wanted)]
+        loaded = ((version, served.of_version(version)[1]) for version in versions)
+        return _json(
+            {
+                "model_stats": [
+                    {"name": served.route.model_name, "version": str(version)} | backend.statistics.describe()
+                    for version, backend in loaded
+                    if backend is not None
+                ]
+            }
+        )
 
     async def expose_metrics(self, request: Request) -> Response:
         """Answer `GET /metrics`."""
         return Response(generate_latest(self.components.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    def _backend_of(self, served: ServedRoute, request: Request) -> Backend | None:
+        """Return the model that the path names: that version's, else the champion's."""
+        version = request.path_params.get("version")
+        return served.champion if version is None else served.of_version(_version(version))[1]
 
     def _served(self, model_name: str) -> ServedRoute:
         served = self.components.table.get(model_name)
@@ -162,6 +233,12 @@ class Gateway:
                 raise RequestError(503, "this model's champion is not loaded; see the gateway's log")
             raise RequestError(404, "no such model; GET /v2/health/ready lists those that are served")
         return served
+
+
+def _version(text: str) -> int:
+    if not text.isdecimal() or not text.isascii() or len(text) > _MAX_VERSION_DIGITS:
+        raise RequestError(404, "a version is a number; GET /v2/models/MODEL lists those that are served")
+    return int(text)
 
 
 def _request_key(headers: dict[bytes, bytes]) -> str | None:

@@ -2,7 +2,9 @@
 
 import logging
 import statistics
+import threading
 import time
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -20,6 +22,42 @@ _ORT_TYPES = {f"tensor({'float' if name == 'float32' else 'double' if name == 'f
 _SMOOTHING = 0.1
 
 logger = logging.getLogger(__name__)
+
+
+class Statistics:
+    """What a model has run, as `GET /v2/models/{model}/stats` tells it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows = 0
+        self._runs = {True: 0, False: 0}
+        self._ns = {True: 0, False: 0}
+        self._last_ms = 0
+
+    def count(self, num_rows: int, elapsed_ms: float, *, succeeded: bool) -> None:
+        """Count one run."""
+        with self._lock:
+            self._runs[succeeded] += 1
+            self._ns[succeeded] += round(elapsed_ms * 1e6)
+            if succeeded:
+                self._rows += num_rows
+            self._last_ms = time.time_ns() // 1_000_000
+
+    def describe(self) -> dict[str, Any]:
+        """Return the fields of the protocol's statistics extension; what is not measured apart is left out.
+
+        A run holds the rows of one request, so that executions are requests.
+        """
+        with self._lock:
+            return {
+                "last_inference": self._last_ms,
+                "inference_count": self._rows,
+                "execution_count": self._runs[True],
+                "inference_stats": {
+                    "success": {"count": self._runs[True], "ns": self._ns[True]},
+                    "fail": {"count": self._runs[False], "ns": self._ns[False]},
+                },
+            }
 
 
 class Backend:
@@ -42,6 +80,7 @@ class Backend:
         self.outputs = tuple(self._output_spec(node) for node in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
         self._ms_per_row = self._warm_up()
+        self.statistics = Statistics()
 
     def expected_ms(self, num_rows: int) -> float:
         """Return what a run is expected to take, by a moving average over the latest ones."""
@@ -56,8 +95,16 @@ class Backend:
         """
         options = self._watchdog.begin()
         started = time.perf_counter()
+        succeeded = False
         try:
             outputs: list[np.ndarray] = self._session.run(self._output_names, {self.input.name: inputs}, options)
+            if len(outputs[0]) != len(inputs):
+                raise InferenceError("wrong_shape")
+            if not np.isfinite(outputs[0]).all():
+                raise InferenceError("not_finite")
+            succeeded = True
+        except InferenceError:
+            raise
         except Exception as error:  # onnxruntime's errors share no base but Exception
             logger.debug("model %s failed: %s", self.digest[:12], _first_line(error))
             raise InferenceError("timeout" if options.terminate else "run_failed") from error
@@ -65,10 +112,7 @@ class Backend:
             elapsed_ms = (time.perf_counter() - started) * 1e3
             self._ms_per_row += _SMOOTHING * (elapsed_ms / len(inputs) - self._ms_per_row)
             self._watchdog.end(options)
-        if len(outputs[0]) != len(inputs):
-            raise InferenceError("wrong_shape")
-        if not np.isfinite(outputs[0]).all():
-            raise InferenceError("not_finite")
+            self.statistics.count(len(inputs), elapsed_ms, succeeded=succeeded)
         return outputs
 
     def _checked_input(self) -> TensorSpec:

@@ -12,7 +12,7 @@ import numpy as np
 from infra.gateway.backend import Backend
 from infra.gateway.errors import InferenceError
 from infra.gateway.metrics import GatewayMetrics
-from infra.gateway.protocol import InferRequest, encode_response
+from infra.gateway.protocol import Encoded, InferRequest, encode_response
 from infra.gateway.records import PredictionRecord
 from infra.gateway.routing import ServedRoute
 from infra.gateway.shadow import ShadowRunner
@@ -24,7 +24,7 @@ _GRACE_S = 0.25
 class Answer(NamedTuple):
     """What the caller gets."""
 
-    body: bytes | None
+    encoded: Encoded | None
     """None when no model answered."""
     arm: ArmName
     served_by: ArmName
@@ -73,9 +73,9 @@ class Dispatcher:
                 self._metrics.failures.labels(route.model_name, failure.reason).inc()
         answering = route.challenger if served_by == "challenger" else route.champion
         assert answering is not None
-        body = None
+        encoded = None
         if outputs is not None:
-            body = encode_response(route.model_name, answering.version, request, served.champion.outputs, outputs)
+            encoded = encode_response(route.model_name, answering.version, request, served.champion.outputs, outputs)
         seconds = time.perf_counter() - started
         given = None if outputs is None else outputs[0]
         at = time.time_ns() // 1000
@@ -97,7 +97,28 @@ class Dispatcher:
         self._metrics.latency.observe(route.model_name, arm, seconds, len(request.inputs))
         if route.shadow and arm == "champion":
             self._shadows.offer(served, request)
-        return Answer(body, arm, served_by, answering)
+        return Answer(encoded, arm, served_by, answering)
+
+    async def infer_version(self, served: ServedRoute, request: InferRequest, version: int) -> Answer:
+        """Answer a request that names the version that it wants.
+
+        It has not met the split, so it is no evidence about it: no record, no shadow, no share in the arms'
+        latencies; and there is no fallback, since another version was not asked for.
+
+        Raises:
+            RequestError: 404, that version is not served.
+        """
+        arm, backend = served.of_version(version)
+        self._metrics.pinned.labels(served.route.model_name, str(version)).inc()
+        answering = served.route.challenger if arm == "challenger" else served.route.champion
+        assert answering is not None
+        encoded = None
+        try:
+            outputs = await self._run(backend, request.inputs)
+            encoded = encode_response(served.route.model_name, version, request, served.champion.outputs, outputs)
+        except InferenceError as failure:
+            self._metrics.failures.labels(served.route.model_name, failure.reason).inc()
+        return Answer(encoded, arm, arm, answering)
 
     async def _run(self, backend: Backend | None, inputs: np.ndarray) -> list[np.ndarray]:
         """Run where it is cheapest: here, or in a thread if that would hold up other requests."""

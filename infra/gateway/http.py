@@ -13,7 +13,7 @@ from infra.gateway.metrics import GatewayMetrics
 Header = tuple[bytes, bytes]
 Reply = tuple[int, list[Header], bytes]
 
-_JSON: Header = (b"content-type", b"application/json")
+JSON: Header = (b"content-type", b"application/json")
 _CLOSE: Header = (b"connection", b"close")
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class JsonEndpoint:
 
 def json_reply(document: object, status: int = 200) -> Reply:
     """Make a JSON reply."""
-    return status, [_JSON], orjson.dumps(document)
+    return status, [JSON], orjson.dumps(document)
 
 
 def error_reply(status: int, message: str, *, close: bool = False) -> Reply:

@@ -83,6 +83,12 @@ class GatewayMetrics:
             ["model", "reason"],
             registry=registry,
         )
+        self.pinned = Counter(
+            "stillhouse_gateway_pinned",
+            "Requests that named the version that they wanted, and so did not meet the split.",
+            ["model", "version"],
+            registry=registry,
+        )
         self.refused = Counter(
             "stillhouse_gateway_refused", "Requests refused, by HTTP status.", ["status"], registry=registry
         )

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from infra.gateway.backend import Backend
+from infra.gateway.errors import RequestError
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.protocol import InferenceParser
 from infra.gateway.store import GatewayStore
 from infra.gateway.watchdog import Watchdog
 from tasks.contracts.errors import StillhouseError
-from tasks.contracts.route import Arm, ModelSignature, Route, RouteAcknowledgement
+from tasks.contracts.route import Arm, ArmName, ModelSignature, Route, RouteAcknowledgement
 from tasks.contracts.value import Digest
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,22 @@ class ServedRoute:
     challenger: Backend | None
     """None when the route has none, or when it could not be loaded."""
     parser: InferenceParser
+
+    def of_version(self, version: int) -> tuple[ArmName, Backend | None]:
+        """Return the arm that serves a version of the registry, and its model.
+
+        Raises:
+            RequestError: 404, no arm does.
+        """
+        if version == self.route.champion.version:
+            return "champion", self.champion
+        if self.route.challenger is not None and version == self.route.challenger.version:
+            return "challenger", self.challenger
+        raise RequestError(404, "that version is not served; GET /v2/models/MODEL lists those that are")
+
+    def versions(self) -> list[int]:
+        """Return the versions that the route names, the champion's first."""
+        return [arm.version for arm in (self.route.champion, self.route.challenger) if arm]
 
 
 @dataclass

@@ -8,9 +8,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import typer
+from mlflow import MlflowClient
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
-from mlflow import MlflowClient
 
 from flows.cli import model as model_cli
 from flows.cli.console import console

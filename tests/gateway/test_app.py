@@ -60,6 +60,129 @@ def test_infer_makes_up_an_id_when_none_is_given(gateway):
     assert reply.json()["id"] == reply.headers["x-stillhouse-request-id"] != ""
 
 
+def test_infer_takes_and_gives_binary_tensors(gateway, models):
+    tensor = {"name": "x", "datatype": "FP32", "shape": [3, 4], "parameters": {"binary_data_size": 48}}
+    text = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    reply = gateway.http.post(
+        gateway.path,
+        content=text + X[:3].astype("<f4").tobytes(),
+        headers={"Inference-Header-Content-Length": str(len(text))},
+    )
+    assert reply.status_code == 200
+    assert reply.headers["content-type"] == "application/octet-stream"
+    json_bytes = int(reply.headers["inference-header-content-length"])
+    (output,) = orjson.loads(reply.content[:json_bytes])["outputs"]
+    assert output == {
+        "name": "logits", "datatype": "FP32", "shape": [3, 3], "parameters": {"binary_data_size": 36}
+    }  # fmt: skip
+    values = np.frombuffer(reply.content[json_bytes:], "<f4").reshape(3, 3)
+    np.testing.assert_array_equal(values, logits(gateway.infer(X[:3])).astype(np.float32))
+
+
+def test_infer_takes_bare_values(gateway, models):
+    reply = gateway.http.post(
+        gateway.path, content=X[:2].astype("<f4").tobytes(), headers={"Inference-Header-Content-Length": "0"}
+    )
+    json_bytes = int(reply.headers["inference-header-content-length"])
+    values = np.frombuffer(reply.content[json_bytes:], "<f4").reshape(2, 3)
+    np.testing.assert_allclose(values, models.expected(X[:2]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", ["-1", "many", "99999", "9" * 40])
+def test_infer_refuses_a_length_of_the_json_that_cannot_be(gateway, make_body, length):
+    reply = gateway.http.post(
+        gateway.path, content=make_body(X[:1]), headers={"Inference-Header-Content-Length": length}
+    )
+    assert reply.status_code == 400
+    assert "Inference-Header-Content-Length" in reply.json()["error"]
+
+
+def test_a_version_that_is_named_answers_and_is_no_evidence_of_the_split(start, site, models, make_body):
+    gateway = start()
+    champion, challenger = site.put(models.linear()), site.put(models.linear(2.0))
+    site.wait_for(site.route(champion, challenger, weight=50.0, salt="s"))
+    for version, scale in ((1, 1.0), (2, 2.0)):
+        for number in range(8):
+            reply = gateway.http.post(
+                f"/v2/models/digits/versions/{version}/infer", content=make_body(X[:1], f"{version}-{number}")
+            )
+            np.testing.assert_allclose(logits(reply), models.expected(X[:1], scale), rtol=1e-5)
+            assert reply.json()["model_version"] == reply.headers["x-stillhouse-model-version"] == str(version)
+    assert gateway.infer(X[:1], "split").status_code == 200
+    metrics = gateway.http.get("/metrics").text
+    assert 'stillhouse_gateway_pinned_total{model="digits",version="2"} 8.0' in metrics
+    gateway.stop()
+    assert [row["request_id"] for row in site.log()] == ["split"]
+
+
+def test_a_version_that_is_named_has_no_fallback(start, site, models, make_body):
+    gateway = start()
+    site.wait_for(site.route(site.put(models.linear()), site.put(models.raising()), weight=50.0, salt="s"))
+    rows = np.full((1, 4), 2.0, np.float32)
+    assert gateway.http.post("/v2/models/digits/versions/2/infer", content=make_body(rows)).status_code == 500
+    assert gateway.http.post("/v2/models/digits/versions/1/infer", content=make_body(rows)).status_code == 200
+
+
+def test_a_version_that_is_loaded_is_described_and_another_is_a_404(start, site, models, make_body):
+    gateway = start()
+    site.wait_for(site.route(site.put(models.linear()), site.put(models.linear(2.0)), weight=50.0, salt="s"))
+    get = gateway.http.get
+    assert get("/v2/models/digits/versions/2").json() == get("/v2/models/digits").json()
+    assert get("/v2/models/digits/versions/2/ready").json() == {"name": "digits", "ready": True}
+    for version in ("3", "0", "x", "1e3", "9" * 30, "-1", "%D9%A1"):
+        for path in ("", "/ready", "/stats"):
+            assert get(f"/v2/models/digits/versions/{version}{path}").status_code == 404
+        infer = f"/v2/models/digits/versions/{version}/infer"
+        assert gateway.http.post(infer, content=make_body(X[:1])).status_code == 404
+
+
+def test_a_version_that_could_not_be_loaded_is_not_ready(start, site, models, make_body):
+    gateway = start()
+    site.wait_for(site.route(site.put(models.linear()), "0" * 64, weight=50.0, salt="s"))
+    assert gateway.http.get("/v2/models/digits/versions/2/ready").status_code == 503
+    assert gateway.http.get("/v2/models/digits/ready").status_code == 200
+    assert gateway.http.post("/v2/models/digits/versions/2/infer", content=make_body(X[:1])).status_code == 500
+
+
+def test_statistics_count_what_each_version_has_run(start, site, models, make_body):
+    gateway = start()
+    site.wait_for(site.route(site.put(models.linear()), site.put(models.raising()), weight=0.0, salt="s"))
+    for _ in range(3):
+        gateway.infer(X[:2])
+    rows = np.full((1, 4), 2.0, np.float32)
+    gateway.http.post("/v2/models/digits/versions/2/infer", content=make_body(rows))
+    first, second = gateway.http.get("/v2/models/digits/stats").json()["model_stats"]
+    assert (first["name"], first["version"], second["version"]) == ("digits", "1", "2")
+    assert (first["inference_count"], first["execution_count"]) == (6, 3)
+    assert first["inference_stats"]["success"]["count"] == 3
+    assert first["inference_stats"]["success"]["ns"] > 0
+    assert first["inference_stats"]["fail"] == {"count": 0, "ns": 0}
+    assert (second["inference_count"], second["inference_stats"]["fail"]["count"]) == (0, 1)
+    assert first["last_inference"] > 1e12
+    assert gateway.http.get("/v2/models/digits/versions/2/stats").json()["model_stats"] == [second]
+
+
+def test_invocations_and_ping_answer_as_mlflow_does(gateway, models):
+    reply = gateway.http.post("/invocations", json={"inputs": X[:2].tolist()})
+    np.testing.assert_allclose(reply.json()["predictions"], models.expected(X[:2]), rtol=1e-5)
+    assert reply.headers["x-stillhouse-arm"] == "champion"
+    assert gateway.http.get("/ping").status_code == 200
+    assert gateway.http.post("/invocations", json={"rows": []}).status_code == 400
+    named = {"X-Stillhouse-Model": "nobody"}
+    assert gateway.http.post("/invocations", json={"inputs": X[:2].tolist()}, headers=named).status_code == 404
+
+
+def test_invocations_need_a_name_when_there_are_two_models(start, site, models):
+    gateway = start()
+    for name in ("digits", "letters"):
+        site.name = name
+        site.wait_for(site.route(site.put(models.linear())))
+    body = {"inputs": X[:1].tolist()}
+    assert gateway.http.post("/invocations", json=body).status_code == 400
+    reply = gateway.http.post("/invocations", json=body, headers={"X-Stillhouse-Model": "letters"})
+    assert reply.status_code == 200
+
+
 def test_metadata_and_health_answer_as_the_protocol_says(gateway):
     get = gateway.http.get
     assert get("/v2").json()["name"] == "stillhouse-gateway"

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.gateway.errors import RequestError
-from infra.gateway.protocol import InferenceParser, InferRequest, TensorSpec, encode_response, parse_feedback
+from infra.gateway.protocol import (
+    InferenceParser,
+    InferRequest,
+    TensorSpec,
+    WantedOutputs,
+    encode_response,
+    parse_feedback,
+    parse_json_length,
+)
 from tasks.contracts.route import ModelSignature
 
 IMAGE = ModelSignature(task="classification", input_shape=(1, 2, 3), input_dtype="float32", class_names=("a", "b"))
@@ -32,7 +40,7 @@ def test_parse_gives_the_tensor_when_data_is_flat():
     parsed = parse(request())
     assert parsed.inputs.dtype == np.float32
     assert np.array_equal(parsed.inputs, np.arange(12, dtype=np.float32).reshape(2, 1, 2, 3))
-    assert parsed.output_names is None
+    assert parsed.outputs == WantedOutputs()
 
 
 def test_parse_gives_the_same_tensor_when_data_is_nested():
@@ -69,7 +77,7 @@ def test_parse_makes_up_different_ids_when_none_is_given():
 
 def test_parse_keeps_id_and_wanted_outputs():
     parsed = parse(request() | {"id": "my-1", "outputs": [{"name": "logits"}], "parameters": {"priority": True}})
-    assert (parsed.request_id, parsed.output_names) == ("my-1", frozenset({"logits"}))
+    assert (parsed.request_id, parsed.outputs) == ("my-1", WantedOutputs(frozenset({"logits"})))
 
 
 SECRET = "s3cret-input"
@@ -231,8 +239,10 @@ def test_parse_feedback_refuses_with_400_when_it_is_wrong(body):
 def test_encode_response_gives_only_the_outputs_that_were_asked_for():
     specs = (TensorSpec("logits", "FP32", (-1, 2)), TensorSpec("features", "FP32", (-1, 3)))
     outputs = [np.array([[0.1, -2]], np.float32), np.zeros((1, 3), np.float32)]
-    wanted = InferRequest("r", np.zeros((1, 3), np.float32), frozenset({"logits"}))
-    document = orjson.loads(encode_response("m", 7, wanted, specs, outputs))
+    wanted = InferRequest("r", np.zeros((1, 3), np.float32), WantedOutputs(frozenset({"logits"})))
+    encoded = encode_response("m", 7, wanted, specs, outputs)
+    assert encoded.json_bytes is None
+    document = orjson.loads(encoded.body)
     assert document == {
         "model_name": "m",
         "model_version": "7",
@@ -240,3 +250,164 @@ def test_encode_response_gives_only_the_outputs_that_were_asked_for():
         "outputs": [{"name": "logits", "datatype": "FP32", "shape": [1, 2], "data": [0.1, -2.0]}],
     }
     assert math.isclose(np.float32(document["outputs"][0]["data"][0]), np.float32(0.1))
+
+
+VALUES = np.arange(12, dtype=np.float32).reshape(2, 1, 2, 3) / 7
+
+
+def binary(values=VALUES, *, outputs=None, parameters=None, **changes):
+    """A body with the values after the JSON, and the JSON's length."""
+    data = values if isinstance(values, bytes) else values.tobytes()
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2, 1, 2, 3], "parameters": {"binary_data_size": len(data)}}
+    document = {"inputs": [tensor | changes]}
+    document |= {"outputs": outputs} if outputs is not None else {}
+    document |= {"parameters": parameters} if parameters is not None else {}
+    text = orjson.dumps(document)
+    return text + data, len(text)
+
+
+def test_parse_takes_values_that_follow_the_json():
+    parsed = parser().parse(*binary())
+    assert parsed.inputs.dtype == np.float32
+    assert parsed.inputs.flags.aligned
+    np.testing.assert_array_equal(parsed.inputs, VALUES)
+
+
+def test_parse_takes_json_data_when_the_length_is_given_but_nothing_follows():
+    body = orjson.dumps(request())
+    np.testing.assert_array_equal(parser().parse(body, len(body)).inputs, parse(request()).inputs)
+
+
+def test_parse_takes_a_body_of_bare_values_and_answers_in_kind():
+    parsed = parser().parse(VALUES.tobytes(), 0)
+    np.testing.assert_array_equal(parsed.inputs, VALUES)
+    assert parsed.outputs == WantedOutputs(binary=frozenset({"logits"}))
+    assert parsed.request_id
+
+
+@pytest.mark.parametrize(
+    ("parameters", "outputs", "wanted"),
+    [
+        (None, None, WantedOutputs()),
+        ({"binary_data_output": True}, None, WantedOutputs(binary=frozenset({"logits"}))),
+        (None, [{"name": "logits", "parameters": {"binary_data": True}}],
+         WantedOutputs(frozenset({"logits"}), frozenset({"logits"}))),
+        ({"binary_data_output": True}, [{"name": "logits"}],
+         WantedOutputs(frozenset({"logits"}), frozenset({"logits"}))),
+        ({"binary_data_output": True}, [{"name": "logits", "parameters": {"binary_data": False}}],
+         WantedOutputs(frozenset({"logits"}))),
+        ({"binary_data_output": True}, [], WantedOutputs(binary=frozenset({"logits"}))),
+    ],
+)  # fmt: skip
+def test_parse_keeps_which_outputs_are_wanted_as_bytes(parameters, outputs, wanted):
+    assert parser().parse(*binary(parameters=parameters, outputs=outputs)).outputs == wanted
+
+
+@pytest.mark.parametrize(
+    ("body", "json_bytes"),
+    [
+        binary(VALUES.tobytes()[:-1]),
+        binary(VALUES.tobytes() + b"x"),
+        binary(VALUES[:1]),
+        binary(parameters={"binary_data_output": 1}),
+        binary(outputs=[{"name": "logits", "parameters": {"binary_data": "yes"}}]),
+        binary(outputs=[{"name": "logits", "parameters": {"classification": 2}}]),
+        binary(outputs=[{"name": "logits", "parameters": []}]),
+        binary(np.full(12, np.nan, np.float32)),
+        binary(data=[0] * 12),
+        (binary()[0], binary()[1] + 1),
+        (binary()[0], 10**6),
+        (orjson.dumps(request()) + b"rest", len(orjson.dumps(request()))),
+        (VALUES.tobytes()[:-1], 0),
+        (b"", 0),
+        (np.zeros(5 * 6, np.float32).tobytes(), 0),
+    ],
+)
+def test_parse_refuses_with_400_when_bytes_and_json_do_not_fit(body, json_bytes):
+    with pytest.raises(RequestError) as refusal:
+        parser().parse(body, json_bytes)
+    assert refusal.value.status == 400
+
+
+def test_parse_refuses_token_ids_in_bytes_that_the_model_does_not_know():
+    signature = TOKENS.model_copy(update={"vocab_size": 30})
+    assert parser(signature).parse(np.array([0, 29, 1], np.int64).tobytes(), 0).inputs.tolist() == [[0, 29, 1]]
+    with pytest.raises(RequestError, match="token ids from 0 to 29"):
+        parser(signature).parse(np.array([0, 30, 1], np.int64).tobytes(), 0)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 220))
+def test_parse_refuses_or_gives_a_finite_tensor_when_given_any_bytes_and_length(body, json_bytes):
+    try:
+        parsed = parser().parse(body, json_bytes)
+    except RequestError:
+        return
+    assert np.isfinite(parsed.inputs).all()
+    assert parsed.inputs.shape[1:] == (1, 2, 3)
+
+
+@pytest.mark.parametrize("value", [b"", b"-1", b"1.5", b"0x10", b"9" * 13, "\u0661".encode()])
+def test_parse_json_length_refuses_what_is_no_number(value):
+    with pytest.raises(RequestError, match="number of bytes"):
+        parse_json_length(value)
+
+
+def test_encode_response_puts_bytes_after_the_json_in_the_order_of_the_outputs():
+    specs = (
+        TensorSpec("logits", "FP32", (-1, 2)),
+        TensorSpec("ids", "INT64", (-1, 1)),
+        TensorSpec("z", "FP32", (-1, 1)),
+    )
+    outputs = [np.array([[0.1, -2]], np.float32), np.array([[7]]), np.array([[3.5]], np.float32)]
+    wanted = InferRequest("r", np.zeros((1, 3), np.float32), WantedOutputs(binary=frozenset({"logits", "ids"})))
+    body, json_bytes = encode_response("m", 7, wanted, specs, outputs)
+    described = orjson.loads(body[:json_bytes])["outputs"]
+    assert [tensor.get("parameters") for tensor in described] == [
+        {"binary_data_size": 8},
+        {"binary_data_size": 8},
+        None,
+    ]
+    assert described[2]["data"] == [3.5]
+    assert "data" not in described[0]
+    assert body[json_bytes:] == np.array([0.1, -2], "<f4").tobytes() + np.array([7], "<i8").tobytes()
+
+
+ROWS = np.arange(12, dtype=np.float32).reshape(2, 1, 2, 3).tolist()
+
+
+@pytest.mark.parametrize("document", [{"inputs": ROWS}, {"instances": ROWS}, {"inputs": {"x": ROWS}}])
+def test_parse_invocation_takes_what_mlflow_clients_send(document):
+    parsed = parser().parse_invocation(orjson.dumps(document))
+    np.testing.assert_array_equal(parsed.inputs, ROWS)
+    assert parsed.as_predictions
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"dataframe_split": {"columns": ["a"], "data": [[1]]}},
+        {"inputs": ROWS, "instances": ROWS},
+        {"inputs": {"y": ROWS}},
+        {"inputs": {"x": ROWS, "y": ROWS}},
+        {"inputs": []},
+        {"inputs": [1, 2, 3]},
+        {"inputs": ROWS * 3},
+        {"inputs": [ROWS[0], ROWS[0][0]]},
+        {"inputs": [[[["a"] * 3] * 2]]},
+        {"inputs": [[[[True] * 3] * 2]]},
+        {"inputs": "rows"},
+    ],
+)
+def test_parse_invocation_refuses_with_400_what_it_cannot_read(document):
+    with pytest.raises(RequestError) as refusal:
+        parser().parse_invocation(orjson.dumps(document))
+    assert refusal.value.status == 400
+
+
+def test_encode_response_gives_mlflow_its_predictions():
+    asked = InferRequest("r", np.zeros((2, 3), np.float32), WantedOutputs(), as_predictions=True)
+    specs = (TensorSpec("logits", "FP32", (-1, 2)),)
+    encoded = encode_response("m", 7, asked, specs, [np.array([[0.5, -2], [1, 3]], np.float32)])
+    assert orjson.loads(encoded.body) == {"predictions": [[0.5, -2.0], [1.0, 3.0]]}
