@@ -66,7 +66,8 @@ def suite(input_shape: tuple[int, ...], input_dtype: str, *, is_text: bool) -> d
 def corrupt(name: str, corruption: Corruption, x: np.ndarray, reference: Reference) -> np.ndarray:
     """Return the rows `x` [N, *input_shape], corrupted, in their own type; equal arguments give equal rows."""
     generator = np.random.default_rng(zlib.crc32(name.encode()))
-    return corruption(x, reference, generator).astype(x.dtype, copy=False)
+    rows: np.ndarray = corruption(x, reference, generator).astype(x.dtype, copy=False)
+    return rows
 
 
 def _gaussian_noise(x_NCHW: np.ndarray, reference: Reference, generator: np.random.Generator) -> np.ndarray:
