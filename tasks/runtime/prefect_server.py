@@ -12,8 +12,9 @@ import subprocess
 import sys
 import threading
 
+from tasks.adapters.locks import FileLocks
 from tasks.contracts.errors import ServiceUnavailableError
-from tasks.runtime.settings import Settings
+from tasks.runtime.settings import Settings, current_settings
 
 _HOST = "127.0.0.1"
 
@@ -63,8 +64,14 @@ def _serve() -> None:
     os.environ |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     import uvicorn
 
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            # two that migrate one new database at once break each other
+            with FileLocks(current_settings().home / "locks").hold("Prefect server starts"):
+                await super().startup(sockets)
+
     config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
-    uvicorn.Server(config).run(sockets=[listening])
+    Server(config).run(sockets=[listening])
 
 
 def _end_with_parent() -> None:
