@@ -27,29 +27,32 @@ from tasks.techniques.training import device_for, fit
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_CONFIRMED = "synthetic_rows_confirmed"
+_CONFIRMED_LEAST = 0.9
+
 
 class Synthesis(Value):
     """How rows are made up; see `inversion.Inversion` for the loss."""
 
-    num_rows: int = Field(default=2048, ge=2, le=1_000_000, description="Rows to make, equally many of all classes.")
+    num_rows: int = Field(default=4096, ge=2, le=1_000_000, description="Rows to make, equally many of all classes.")
     batch_size: int = Field(
-        default=256,
+        default=128,
         ge=8,
         le=65_536,
-        description="Rows whose statistics are compared together; some tens of each class are wanted.",
+        description="Rows whose statistics are compared together; about ten or more of each class are wanted.",
     )
-    steps: int = Field(default=500, ge=1, le=100_000, description="Optimizer steps for each batch.")
+    steps: int = Field(default=150, ge=1, le=100_000, description="Optimizer steps for each batch.")
     learning_rate: float = Field(
         default=0.1, gt=0, le=10, description="Of Adam on the rows; it falls to 0 by a cosine."
     )
     statistics_weight: float = Field(
-        default=1.0,
+        default=3.0,
         ge=0,
         le=1e6,
         description="Weight of the batch norms' statistics beside the classes' cross-entropy.",
     )
     variation_weight: float = Field(
-        default=1e-3, ge=0, le=1e6, description="Weight of the squared differences of neighbouring pixels."
+        default=3.0, ge=0, le=1e6, description="Weight of the mean squared difference of neighbouring pixels."
     )
     norm_weight: float = Field(default=1e-4, ge=0, le=1e6, description="Weight of the mean square of the values.")
     max_mib: int = Field(
@@ -63,6 +66,9 @@ class DistillDataFree(StudentSpec):
     No split is read at all, so the teacher is not verified either: its accuracy is the baseline's own record. The
     rows are inputs for which the teacher's batch norms see the statistics that they remember from training, and
     which it takes for classes chosen beforehand. For classes and float inputs, and a teacher with batch norm.
+
+    Made rows are few and dear, views of them are many and cheap, and the teacher answers for each: so the
+    schedule's augmentation decides more here than anywhere else.
     """
 
     model_config = ConfigDict(
@@ -97,8 +103,6 @@ class DistillDataFree(StudentSpec):
         device = device_for(self.resources.num_gpus)
         teacher = Network.from_bytes(context.load_baseline()).module.to(device).eval().requires_grad_(False)
         student = make_student(self.student, model, replace(context, load_split=_blank_rows(context)))
-        phases = [partial(self._synthesise, teacher), partial(self._train, teacher, student.to_bytes(), device)]
-        trained = run_phases(phases, b"", context)
         details: dict[str, float | int | str] = {
             "teacher_parameters": _num_parameters(teacher),
             "student_parameters": _num_parameters(student.module),
@@ -106,6 +110,10 @@ class DistillDataFree(StudentSpec):
             "synthetic_rows": self.synthesis.num_rows,
             "synthetic_bytes": num_bytes,
         }
+        train = partial(self._train, teacher, student.to_bytes(), device, details)
+        trained = run_phases([partial(self._synthesise, teacher), train], b"", context)
+        if warning := self._warning(context, float(details[_CONFIRMED])):
+            details["warning"] = warning
         return Applied(trained, details)
 
     def _check(self, context: StageContext, num_bytes: int) -> None:
@@ -123,6 +131,21 @@ class DistillDataFree(StudentSpec):
                 f"synthesis.num_rows={self.synthesis.num_rows} rows of shape {list(context.input_shape)} take "
                 f"{num_bytes / 2**20:.0f} MiB, over synthesis.max_mib={self.synthesis.max_mib}; make fewer, or raise it"
             )
+
+    def _warning(self, context: StageContext, confirmed: float) -> str:
+        """Return what makes the student weaker than it could be; empty where nothing was found."""
+        reasons = []
+        if confirmed < _CONFIRMED_LEAST:
+            reasons.append(
+                f"the teacher takes only {confirmed:.0%} of the synthetic rows for the class that they were made for: "
+                "raise synthesis.steps, or lower synthesis.statistics_weight and synthesis.variation_weight"
+            )
+        if len(context.input_shape) == 3 and self.schedule.augmentation.is_identity:
+            reasons.append(
+                "the synthetic images are shown only as they were made: with schedule.augmentation the student learns "
+                "the teacher's answers to many views of each"
+            )
+        return "; ".join(reasons)
 
     def _synthesise(self, teacher: "nn.Module", _: bytes, context: StageContext, __: int) -> bytes:
         """Return the synthetic rows `x` and their classes `y` as a safetensors file."""
@@ -145,16 +168,29 @@ class DistillDataFree(StudentSpec):
         return safetensors.torch.save({"x": x, "y": labels_N})
 
     def _train(
-        self, teacher: "nn.Module", student: bytes, device: str, rows: bytes, context: StageContext, first_step: int
+        self,
+        teacher: "nn.Module",
+        student: bytes,
+        device: str,
+        details: dict[str, float | int | str],
+        rows: bytes,
+        context: StageContext,
+        first_step: int,
     ) -> bytes:
-        """Train the student on the synthetic rows."""
+        """Train the student on the synthetic rows; note in `details` how many the teacher takes for what they are."""
         import safetensors.numpy
+        import torch
 
         from tasks.models.architecture import Network
+        from tasks.techniques.distillation.teacher import INFERENCE_BATCH
         from tasks.techniques.distillation.teacher_outputs import TeacherOutputs
+        from tasks.techniques.inference import outputs_of
 
         loaded = safetensors.numpy.load(rows)
         split = Arrays(loaded["x"], loaded["y"])
+        batch_size = context.micro_batch_limit or INFERENCE_BATCH
+        taken_N = outputs_of(teacher, torch.from_numpy(split.x).to(device), batch_size).argmax(dim=1).cpu().numpy()
+        details[_CONFIRMED] = float((taken_N == split.y).mean())
         network = Network.from_bytes(student)
         answers = TeacherOutputs(teacher, split.x, context, self.schedule, device)
 

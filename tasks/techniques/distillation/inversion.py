@@ -16,6 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tasks.contracts.errors import TechniqueError
 
+_START_SCALE = 0.1
+"""Standard deviation of the noise that rows start from: what the teacher is blind to stays in them as it began."""
+
 
 @dataclass(frozen=True)
 class Inversion:
@@ -61,7 +64,7 @@ class Inversion:
         parts = []
         with torch.backends.cudnn.flags(enabled=True, deterministic=True):
             for labels_B in labels_N.tensor_split(max(1, min(math.ceil(num_rows / self.batch_size), num_rows // 2))):
-                start = torch.randn(len(labels_B), *input_shape, generator=generator)
+                start = _START_SCALE * torch.randn(len(labels_B), *input_shape, generator=generator)
                 parts.append(self._optimised(teacher, layers, start.to(device), labels_B.to(device)).cpu())
         return torch.cat(parts), labels_N
 
@@ -95,17 +98,23 @@ class Inversion:
 
 
 def statistics_distance(layer: _BatchNorm, features: Tensor) -> Tensor:
-    """||mean - running mean||^2 + ||var - running var||^2, over the channels (Yin et al. 2020, equation 4).
+    """2 KL(N(mean, var) || N(running mean, running var)), the mean over the channels.
 
-    mean and var are those of `features` [B, C, ...] over all axes but the channels'. The variance is the unbiased
-    one, since that is what a batch norm remembers. The paper writes norms, which are squared here: so the gradient
-    is smooth where the statistics agree.
+    For each channel that is (mean - running mean)^2 / running var + r - 1 - ln r with r = var / running var, and it
+    is 0 where the statistics agree. mean and var are those of `features` [B, C, ...] over all axes but the channels'.
+    The variance is the unbiased one, since that is what a batch norm remembers; the layer's eps is added to both, so
+    that a channel that never varied divides nothing by 0.
+
+    Yin et al. 2020 (equation 4) sum ||mean - running mean|| + ||var - running var||, where the layers with the
+    largest activations outweigh all others, and the classes. This one knows no scale.
     """
     assert layer.running_mean is not None
     assert layer.running_var is not None
     values_CN = features.transpose(0, 1).flatten(1)
-    mean_C, var_C = values_CN.mean(dim=1), values_CN.var(dim=1)
-    return (mean_C - layer.running_mean).square().sum() + (var_C - layer.running_var).square().sum()
+    known_var_C = layer.running_var + layer.eps
+    ratio_C = (values_CN.var(dim=1) + layer.eps) / known_var_C
+    shift_C = (values_CN.mean(dim=1) - layer.running_mean).square() / known_var_C
+    return (shift_C + ratio_C - 1 - ratio_C.log()).mean()
 
 
 def total_variation(images_BCHW: Tensor) -> Tensor:

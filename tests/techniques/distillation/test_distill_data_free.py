@@ -29,7 +29,7 @@ def data_free(**fields: Any) -> DistillDataFree:
 def test_apply_learns_the_stripes_without_reading_a_row(teacher: bytes, make_context: MakeContext) -> None:
     records: list[EpochRecord] = []
     spec = data_free(
-        synthesis={"num_rows": 192, "batch_size": 96, "steps": 120},
+        synthesis={"num_rows": 192, "batch_size": 96, "steps": 120, "variation_weight": 0},  # stripes are not smooth
         schedule={"epochs": 16, "batch_size": 32, "learning_rate": 1e-2},
     )
     context = make_context(load_baseline=lambda: teacher, load_split=no_data, report=records.append)
@@ -72,6 +72,23 @@ def test_apply_makes_no_rows_again_when_it_was_killed_while_training(
     )
     again = make_context(load_baseline=lambda: teacher, load_split=no_data, checkpoints=context.checkpoints)
     assert spec.apply(b"", again).model == expected.model
+
+
+def test_apply_warns_of_rows_that_the_teacher_takes_for_others_and_of_images_without_views(
+    teacher: bytes, make_context: MakeContext
+) -> None:
+    context = make_context(load_baseline=lambda: teacher, load_split=no_data)
+    hasty = data_free(synthesis={"num_rows": 24, "batch_size": 12, "steps": 1}).apply(b"", context).details
+    assert hasty["synthetic_rows_confirmed"] < 0.9
+    assert "for the class that they were made for: raise synthesis.steps" in str(hasty["warning"])
+    assert "shown only as they were made: with schedule.augmentation" in str(hasty["warning"])
+
+    careful = data_free(
+        synthesis={"num_rows": 96, "batch_size": 96, "steps": 120, "variation_weight": 0},
+        schedule={"epochs": 1, "augmentation": {"shift_pixels": 1}},
+    ).apply(b"", make_context(load_baseline=lambda: teacher, load_split=no_data))
+    assert careful.details["synthetic_rows_confirmed"] > 0.9
+    assert "warning" not in careful.details
 
 
 def test_apply_refuses_what_it_cannot_do(teacher: bytes, make_context: MakeContext) -> None:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -31,10 +33,32 @@ def norm_that_remembers(mean: list[float], variance: list[float]) -> nn.BatchNor
 
 
 def test_statistics_distance_equals_the_value_worked_by_hand() -> None:
-    # channel 0 holds 1, 3: mean 2, unbiased variance 2; channel 1 holds 0, 0
-    features = torch.tensor([[1.0, 0.0], [3.0, 0.0]], dtype=torch.float64)[:, :, None, None]
+    # channel 0 holds 1, 3: mean 2, unbiased variance 2; channel 1 holds 0, 2: mean 1, variance 2
+    features = torch.tensor([[1.0, 0.0], [3.0, 2.0]], dtype=torch.float64)[:, :, None, None]
     layer = norm_that_remembers([1.0, 0.5], [5.0, 1.0])
-    assert statistics_distance(layer, features).item() == pytest.approx(1 + 0.25 + 9 + 1, rel=1e-14)
+    layer.eps = 0.0
+    by_hand = (1 / 5 + 2 / 5 - 1 - math.log(2 / 5)) + (0.25 / 1 + 2 - 1 - math.log(2))
+    assert statistics_distance(layer, features).item() == pytest.approx(by_hand / 2, rel=1e-14)
+
+
+def test_statistics_distance_is_twice_the_divergence_of_the_two_gaussians() -> None:
+    features, layer = drawn(8, 3, 4, 4), norm_that_remembers([0.1, -0.2, 0.3], [1.0, 2.0, 3.0])
+    values_CN = features.transpose(0, 1).flatten(1)
+    eps = layer.eps
+    divergence_C = torch.distributions.kl_divergence(
+        torch.distributions.Normal(values_CN.mean(1), (values_CN.var(1) + eps).sqrt()),
+        torch.distributions.Normal(layer.running_mean, (layer.running_var + eps).sqrt()),
+    )
+    assert statistics_distance(layer, features).item() == pytest.approx(2 * divergence_C.mean().item(), rel=1e-12)
+
+
+def test_statistics_distance_knows_no_scale_and_bears_a_channel_that_never_varied() -> None:
+    features, layer = drawn(8, 2, 4, 4), norm_that_remembers([0.1, -0.2], [1.0, 2.0])
+    scaled = norm_that_remembers([100.0, -200.0], [1e6, 2e6])
+    expected = statistics_distance(layer, features).item()
+    assert statistics_distance(scaled, 1000 * features).item() == pytest.approx(expected, rel=1e-4)
+    still = norm_that_remembers([0.0, 0.0], [0.0, 0.0])
+    assert statistics_distance(still, torch.zeros(8, 2, 4, 4, dtype=torch.float64)).item() == 0
 
 
 def test_statistics_distance_is_zero_for_the_very_rows_that_the_norm_remembers() -> None:
