@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks.plan_runs import DATA_VARIABLE
 from benchmarks.result import BenchmarkResult
 from benchmarks.table import HEADER, table_rows, write_page
+from tasks.adapters.local_store import write_atomically
 
 SHORT = ("compression", "distillation-cost", "gateway", "rollout-traffic", "stage-cache")
 """Minutes each, on data that need no download; run when no name is given."""
@@ -40,19 +41,19 @@ def main(arguments: list[str] | None = None) -> int:
     out: Path = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     print(*HEADER, sep="\n", flush=True)
-    failed = [name for name in given.names or SHORT if not _run(name, out, given.data, given.home)]
+    failed = [name for name in given.names or SHORT if not _run(name, out, given)]
     write_page(out)
     return 1 if failed else 0
 
 
-def _run(name: str, out: Path, data: Path | None, kept_home: Path | None) -> bool:
+def _run(name: str, out: Path, given: argparse.Namespace) -> bool:
     path = out / f"{name}.json"
-    with _home(name, kept_home) as home:
+    with _home(name, given.home) as home:
         command = [sys.executable, "-m", "benchmarks.single", name, str(path)]
         try:
             subprocess.run(
                 command,
-                env=_environment(home, data),
+                env=_environment(home, given.data),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -66,7 +67,11 @@ def _run(name: str, out: Path, data: Path | None, kept_home: Path | None) -> boo
         except subprocess.TimeoutExpired:
             sys.stderr.write(f"benchmark {name} was ended after {_TIMEOUT_S[name]:.0f} s\n")
             return False
-    print(*table_rows(BenchmarkResult.model_validate_json(path.read_bytes())), sep="\n", flush=True)
+    result = BenchmarkResult.model_validate_json(path.read_bytes())
+    if given.remark:
+        result = result.model_copy(update={"remark": given.remark})
+        write_atomically(path, result.model_dump_json(indent=2).encode() + b"\n")
+    print(*table_rows(result), sep="\n", flush=True)
     return True
 
 
@@ -99,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder of the results; benchmarks/results")
     parser.add_argument("--data", type=Path, help="folder with the data sets of the long benchmarks")
     parser.add_argument("--home", type=Path, help="keep the engines' state here, so that a call that was ended goes on")
+    parser.add_argument("--remark", default="", help="a sentence to keep with the figures: what else the machine did")
     return parser
 
 

@@ -47,6 +47,8 @@ class BenchmarkResult(Value):
     machine: Machine
     versions: dict[str, str]
     figures: tuple[Figure, ...]
+    remark: str = ""
+    """What whoever measured says of this run: other load, say. Empty for a quiet machine."""
 
 
 class Findings(Value):

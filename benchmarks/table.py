@@ -143,7 +143,7 @@ def _description(result: BenchmarkResult) -> list[str]:
     return [
         f"## {result.name}",
         "",
-        f"{result.question} {result.setup}",
+        " ".join(filter(None, (result.question, result.setup, result.remark))),
         "",
         f"Measured on {result.measured_on} in {result.seconds:.0f} s. Seeds: {seeds}. {_machine(result.machine)} "
         f"{_versions(result.versions)}.",

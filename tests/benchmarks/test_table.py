@@ -126,3 +126,11 @@ def test_readme_shows_the_recorded_results() -> None:
     shown = headline(read_results(CHECKOUT / "benchmarks" / "results"))
     assert len(shown) > 2
     assert "\n".join(shown) in (CHECKOUT / "README.md").read_text(), "put these lines there:\n" + "\n".join(shown)
+
+
+def test_page_shows_the_remark_of_a_run_behind_its_setup() -> None:
+    from benchmarks.table import page
+
+    plain = result("gateway")
+    remarked = plain.model_copy(update={"remark": "Beside a build."})
+    assert "How fast? One against another. Beside a build." in page([remarked])
