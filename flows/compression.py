@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 
 from flows.baselines import describe_move, keep_baseline, make_baseline
 from flows.candidates import start_candidate
+from flows.crossvalidation import cross_validate, draw_splits
 from flows.dossiers import save_dossier
 from flows.judging import choose_candidate, judge
 from flows.lineage import lineage_of
@@ -46,7 +47,9 @@ def compress_model(plan: CompressionPlan, pin_baseline: bool = False) -> RunDoss
 
 def _compress(plan: CompressionPlan, pin_baseline: bool) -> RunDossier:
     run_id, started_at = str(flow_run.id), datetime.now(UTC).isoformat(timespec="seconds")
-    data = fetch(plan.dataset, source_revision(plan.dataset, connect().settings), plan.seed)
+    revision = source_revision(plan.dataset, connect().settings)
+    data = fetch(plan.dataset, revision, plan.seed)
+    splits = draw_splits(plan, revision, data)
     record_dataset(data, connect().documents)
     for warning in power_warnings(plan, data.splits["test"].num_rows):
         get_run_logger().warning(warning)
@@ -56,8 +59,10 @@ def _compress(plan: CompressionPlan, pin_baseline: bool) -> RunDossier:
         for name, chain in plan.candidates.items()
     ]
     candidates = [candidate.finish() for candidate in pending]
+    finished = [candidate for candidate in candidates if candidate.failure is None]
+    outcomes = cross_validate(plan, splits, finished)
     timings = measure(models_to_time(baseline, candidates), data, current_machine(), plan.seed)
-    judged, baseline_tested = judge(plan, data, baseline, candidates, timings, started_at)
+    judged, baseline_tested = judge(plan, data, baseline, candidates, timings, outcomes, started_at)
     dossier = make_dossier(
         Outcome(
             run_id=run_id,

@@ -18,7 +18,7 @@ from tasks.decisions.early_stop import EarlyStop
 from tasks.decisions.gate_policy import Constraints, GatePolicy, why_quality_is_unguarded
 from tasks.decisions.rollout import RolloutPolicy
 from tasks.techniques import Technique
-from tasks.techniques.baseline import Baseline
+from tasks.techniques.baseline import Baseline, LoadBaseline
 from tasks.techniques.technique import Invariant
 
 Preference = Literal["smallest", "fastest", "most_accurate"]
@@ -95,6 +95,15 @@ class CompressionPlan(Value):
         task: Task = getattr(self.dataset, "task", "classification")
         if reason := why_quality_is_unguarded(task, self.constraints, self.gate):
             raise ValueError(reason)
+        return self
+
+    @model_validator(mode="after")
+    def _baseline_can_be_made_anew(self) -> CompressionPlan:
+        if self.gate.data_splits and isinstance(self.baseline, LoadBaseline):
+            raise ValueError(
+                "gate.data_splits wants the baseline trained anew on each split, but this plan loads it, and it has "
+                "seen rows that another split would test on; train the baseline in the plan, or set data_splits to 0"
+            )
         return self
 
     @model_validator(mode="after")

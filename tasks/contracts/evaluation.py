@@ -115,6 +115,20 @@ class TimingTable(Value):
     models: dict[Digest, Timing]
 
 
+class SplitOutcome(Value):
+    """What baseline and candidate reach when both are made anew on another data split."""
+
+    seed: int
+    """That the split was drawn with."""
+    num_train: int
+    num_test: int
+    baseline: float
+    """Accuracy, or RMSE for regression, on the split's test rows."""
+    candidate: float | None
+    """Likewise; None where the chain failed."""
+    failure: str = ""
+
+
 class Measured(Value):
     """All that was measured of one model for the gate."""
 
@@ -125,6 +139,8 @@ class Measured(Value):
     """On the test split; None where nobody asks for it."""
     serving: ServingTrial | None = None
     """None where nobody asks for it."""
+    splits: tuple[SplitOutcome, ...] = ()
+    """What the candidate's chain reaches on other data splits; empty where nobody asks for it."""
 
 
 class Evaluation(Value):

@@ -27,6 +27,7 @@ CheckKind = Literal[
     "int8_coverage",
     "latency",
     "servability",
+    "cross_validation",
     "test_reuse",
 ]
 """What the gate can ask. `classes` is one check for each class, `robustness` one for each corruption, `latency` one
@@ -39,13 +40,16 @@ _DRAWS_BEYOND_BOUND = 20
 """Fewest bootstrap draws beyond a bound: a percentile that rests on fewer is mostly chance."""
 
 _WARN_BY_DEFAULT: frozenset[CheckKind] = frozenset(
-    {"mcnemar", "flips", "calibration", "brier", "classes", "robustness", "test_reuse"}
+    {"mcnemar", "flips", "calibration", "brier", "classes", "robustness", "cross_validation", "test_reuse"}
 )
 
 _QUALITY: dict[Task, tuple[CheckKind, ...]] = {
     "classification": ("accuracy", "macro_f1"),
     "regression": ("rmse", "mae"),
 }
+
+
+_MIN_DATA_SPLITS = 3
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class GatePolicy(Value):
     checks: dict[CheckKind, Severity] = Field(
         default={},
         description="Which checks `block`, only `warn`, or are `skip`ped. By default flips, calibration, brier, "
-        "classes, robustness, mcnemar and test_reuse warn, and all others block.",
+        "classes, robustness, mcnemar, cross_validation and test_reuse warn, and all others block.",
     )
     bootstrap_resamples: int = Field(default=2000, ge=200, le=100_000, description="Resamples behind bootstrap bounds.")
     assumed_discordance: float = Field(
@@ -151,7 +155,13 @@ class GatePolicy(Value):
         description="Check `robustness`: how much more than the baseline a candidate may lose when its input is "
         "corrupted: accuracy as a fraction; for regression RMSE as a share of the baseline's.",
     )
-
+    data_splits: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="Check `cross_validation`: further data splits on which the baseline is trained and every chain is "
+        "run anew, each at the cost of the whole run; 0 asks nothing, 1 and 2 are too few.",
+    )
     test_reuse: Reuse = Field(
         default="warn",
         description="What is done when a test split was used by earlier runs: `warn` says so and how likely a lucky "
@@ -160,6 +170,15 @@ class GatePolicy(Value):
     max_test_uses: int = Field(
         default=20, ge=1, description="Check `test_reuse`: runs of new models after which a test split is worn out."
     )
+
+    @model_validator(mode="after")
+    def _enough_splits_for_a_spread(self) -> Self:
+        if 0 < self.data_splits < _MIN_DATA_SPLITS:
+            raise ValueError(
+                f"data_splits: {self.data_splits} splits say nothing of their spread; give {_MIN_DATA_SPLITS} or more, "
+                "or 0 for none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_difference_test_cannot_block(self) -> Self:

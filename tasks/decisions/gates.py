@@ -5,7 +5,7 @@ best of those that pass: with that share, the chance that any bad candidate of t
 Within a candidate nothing is shared out: all blocking checks must pass, so each may use the whole of it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.contracts.data import Task
 from tasks.contracts.errors import DataError
-from tasks.contracts.evaluation import ServingTrial
+from tasks.contracts.evaluation import ServingTrial, SplitOutcome
 from tasks.contracts.verdict import Check, Verdict
 from tasks.decisions.behaviour_checks import (
     brier_check,
@@ -23,6 +23,7 @@ from tasks.decisions.behaviour_checks import (
     mcnemar_check,
     robustness_checks,
 )
+from tasks.decisions.cross_validation import cross_validation_check
 from tasks.decisions.gate_checks import (
     accuracy_check,
     error_check,
@@ -57,6 +58,7 @@ class Evidence:
     corrupted: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """By the name of the corruption: `outputs` on the corrupted rows."""
     serving: ServingTrial | None = None
+    splits: Sequence[SplitOutcome] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,8 @@ def judge(question: Question, candidate: Evidence, baseline: Evidence) -> tuple[
     policy = question.policy
     asked = quality(question, candidate, baseline) | _of_cost(question, candidate, baseline)
     asked["servability"] = lambda: [servability_check(candidate.serving)]
+    if policy.data_splits:
+        asked["cross_validation"] = lambda: [_cross_validation(question, candidate.splits)]
     asked["test_reuse"] = lambda: [reuse_check(question.look, policy.max_test_uses, policy.alpha, policy.test_reuse)]
     checks: list[Check] = []
     for kind, answer in asked.items():
@@ -207,6 +211,12 @@ def _of_cost(question: Question, candidate: Evidence, baseline: Evidence) -> Ask
     if (ratio := limits.max_latency_ratio) is not None:
         asked["latency"] = lambda: _latency(question, candidate.latency_ms, baseline.latency_ms, ratio)
     return asked
+
+
+def _cross_validation(question: Question, splits: Sequence[SplitOutcome]) -> Check:
+    limits, relative = question.constraints, question.task == "regression"
+    limit = limits.max_rmse_increase if relative else limits.max_accuracy_drop
+    return cross_validation_check(splits, limit, question.certainty, relative=relative)
 
 
 def _latency(

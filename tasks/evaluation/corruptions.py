@@ -73,7 +73,8 @@ def corrupt(name: str, corruption: Corruption, x: np.ndarray, reference: Referen
 def _gaussian_noise(x_NCHW: np.ndarray, reference: Reference, generator: np.random.Generator) -> np.ndarray:
     low, high = _value_range(reference)
     noise = generator.standard_normal(x_NCHW.shape, dtype=np.float32)
-    return np.clip(x_NCHW + _NOISE * (high - low) * noise, low, high)
+    noisy: np.ndarray = np.clip(x_NCHW + _NOISE * (high - low) * noise, low, high)
+    return noisy
 
 
 def _impulse_noise(x_NCHW: np.ndarray, reference: Reference, generator: np.random.Generator) -> np.ndarray:

@@ -70,6 +70,7 @@ def check_title(name: str) -> str:
         "mae": "MAE",
         "cold_start": "cold start",
         "test_reuse": "uses of the test split",
+        "cross_validation": "other data splits",
         "int8_coverage": "int8 coverage",
         "flips": "flips",
         "size": "size at rest",
@@ -103,5 +104,6 @@ def _unit(name: str) -> tuple[Write, Side]:
         "servability": percent,
         "test_reuse": count,
         "calibration": points,
+        "cross_validation": points,
     }
     return units.get(name, number), "most"

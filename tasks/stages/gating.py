@@ -93,6 +93,7 @@ def _evidence(artifacts: ArtifactStore, measured: Measured) -> Evidence:
         int8_coverage=quality.int8_coverage,
         corrupted=_arrays(artifacts, robustness.predictions.digest) if robustness else {},
         serving=measured.serving,
+        splits=measured.splits,
     )
 
 

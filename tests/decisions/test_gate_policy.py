@@ -15,6 +15,12 @@ def test_gate_policy_refuses_a_difference_test_that_blocks():
         GatePolicy(checks={"mcnemar": "block"})
 
 
+@pytest.mark.parametrize("num", [1, 2, 21])
+def test_gate_policy_refuses_a_number_of_data_splits_that_says_nothing_or_costs_too_much(num):
+    with pytest.raises(ValidationError, match="data_splits"):
+        GatePolicy(data_splits=num)
+
+
 @pytest.mark.parametrize(("name", "severity"), [("flip", "block"), ("flips", "stop")])
 def test_gate_policy_refuses_what_it_does_not_know(name, severity):
     with pytest.raises(ValidationError, match="Input should be"):

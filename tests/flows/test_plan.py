@@ -37,6 +37,10 @@ def test_load_plan_accepts_every_shipped_plan_without_a_warning(path: Path) -> N
         ({"candidates": {"one": [{"kind": "distill_response", "temprature": 4}]}}, "did you mean 'temperature'"),
         ({"candidates": {"one": [{"kind": "distil"}]}}, "distill_response"),
         ({"candidates": {"one": []}}, "candidates.one"),
+        (
+            {"baseline": {"load": "teacher.zip"}, "gate": {"data_splits": 5}},
+            "gate.data_splits wants the baseline trained anew on each split, but this plan loads it",
+        ),
         ({"candidates": {}}, "candidates"),
         ({"dataset": {"source": "digits", "split": {"train": 0.9}}}, "sum to"),
         ({"baseline": {"train": {"model": {"factory": "no colon"}}}}, "baseline.train.model.factory"),

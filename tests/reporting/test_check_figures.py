@@ -27,6 +27,7 @@ def numbers(name, estimate, bound, margin):
         ("robustness:contrast", (0.012, 0.02, 0.03), ("+1.20 points", "+2.00 points", "\u2264 +3.00 points")),
         ("cold_start", (12.3, None, 20.0), ("12.3 ms", "", "\u2264 20.0 ms")),
         ("int8_coverage", (0.95, None, 0.9), ("95.00 %", "", "\u2265 90.00 %")),
+        ("cross_validation", (0.004, 0.013, 0.02), ("+0.40 points", "+1.30 points", "\u2264 +2.00 points")),
         ("test_reuse", (3, None, 20), ("3", "", "\u2264 20")),
         ("something_new", (1.5, 2.5, 3.0), ("1.500", "2.500", "\u2264 3.000")),
         ("accuracy", (None, None, 0.02), ("\u2014", "", "\u2265 -2.00 points")),
