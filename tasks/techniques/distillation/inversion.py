@@ -105,8 +105,8 @@ def statistics_distance(layer: _BatchNorm, features: Tensor) -> Tensor:
     The variance is the unbiased one, since that is what a batch norm remembers; the layer's eps is added to both, so
     that a channel that never varied divides nothing by 0.
 
-    Yin et al. 2020 (equation 4) sum ||mean - running mean|| + ||var - running var||, where the layers with the
-    largest activations outweigh all others, and the classes. This one knows no scale.
+    Yin et al. 2020 (equation 4) sum ||mean - running mean|| + ||var - running var||, so that layers weigh by the
+    scale of their activations. This one knows no scale.
     """
     assert layer.running_mean is not None
     assert layer.running_var is not None
