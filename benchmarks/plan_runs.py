@@ -5,6 +5,7 @@ against one baseline, whose stage is computed once. Every model of a run is time
 """
 
 import os
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,28 +19,34 @@ from tasks.contracts.run import CandidateSummary, RunDossier
 DATA_VARIABLE = "BENCHMARK_DATA"
 """Folder of the data sets, as `python -m benchmarks --data` hands it on."""
 
-_ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[1]
+"""The checkout."""
 _BASELINE = "baseline"
 _MINUTES = "time of its stages"
 
 
 def measure_plan(
-    plan: str, data_file: str, question: str, seeds: Sequence[int], *, gain: tuple[str, str] | None = None
+    plan: str,
+    data: Path,
+    question: str,
+    seeds: Sequence[int],
+    *,
+    gain: tuple[str, str] | None = None,
+    test_rows: str = "",
 ) -> Findings:
     """Run a plan once for each seed of the candidates.
 
     Args:
         plan: path of the plan, from the root of the checkout.
-        data_file: where the plan's data lie below the folder of the data sets.
+        data: the file with the plan's data.
         question: what the benchmark answers.
         seeds: of the candidates' stages.
         gain: two candidates; how much more accurate the first is than the second, seed by seed, is a figure too.
-
-    Raises:
-        DataError: the folder is not named, or the file is not there.
+        test_rows: a sentence on where the test rows are from, if they are not those that the plan names.
     """
-    dossiers = run_plan(plan, data_file, seeds)
-    loaded = load_plan(_ROOT / plan)
+    runs = run_plan(plan, data, seeds)
+    dossiers = [dossier for dossier, _ in runs]
+    loaded = load_plan(ROOT / plan)
     rows = dossiers[0].record.dataset.splits["test"]
     return Findings(
         question=question,
@@ -47,11 +54,12 @@ def measure_plan(
             f"`{plan}`, cold unless `--home` kept stages of an earlier call; every figure is of the test split "
             f"({rows:,} rows), which the gate reads once a run; candidates were designed on the validation split. One "
             "repeat for each seed of the candidates, all against one baseline. `baseline / it` compares the ONNX files "
-            "and their p50 at batch 1, one thread."
-        ),
+            f"and their p50 at batch 1, one thread. {test_rows}"
+        ).rstrip(),
         seeds={"data and baseline": loaded.seed}
         | {f"candidates, run {run + 1}": seed for run, seed in enumerate(seeds)},
         figures=(
+            figure("the first run, from its start to its verdict", "min", [runs[0][1] / 60]),
             *([_gain(dossiers, *gain)] if gain else []),
             *_baseline_figures(dossiers),
             *_candidate_figures(loaded, dossiers),
@@ -59,22 +67,24 @@ def measure_plan(
     )
 
 
-def run_plan(plan: str, data_file: str, seeds: Sequence[int]) -> list[RunDossier]:
-    """Compress by a plan without a rollout, once for each seed of the candidates."""
+def run_plan(plan: str, data: Path, seeds: Sequence[int]) -> list[tuple[RunDossier, float]]:
+    """Compress by a plan without a rollout, once for each seed of the candidates; with the seconds of each run."""
     from tasks.runtime.prefect_server import start_prefect_server
     from tasks.runtime.settings import current_settings
 
-    path = data_path(data_file)
     start_prefect_server(current_settings())
     from flows.compression import compress_model  # prefect reads its settings when it is imported
 
-    return [
-        compress_model(load_plan(_ROOT / plan, (f"dataset.path={path}", f"candidate_seed={seed}"))) for seed in seeds
-    ]
+    runs = []
+    for seed in seeds:
+        started = time.monotonic()
+        dossier = compress_model(load_plan(ROOT / plan, (f"dataset.path={data}", f"candidate_seed={seed}")))
+        runs.append((dossier, time.monotonic() - started))
+    return runs
 
 
 def data_path(data_file: str) -> Path:
-    """Return the file below the folder of the data sets.
+    """Return a file below the folder of the data sets.
 
     Raises:
         DataError: the folder is not named, or the file is not there.

@@ -26,6 +26,8 @@ class Figure(Value):
     min: float
     median: float
     max: float
+    mean: float | None = None
+    """Of the repeats; none in results that were written before it was kept."""
     subject: str = ""
     """What it is a figure of, where several things are measured alike: these stand in a table, one row each."""
     supporting: bool = False
@@ -85,7 +87,8 @@ def figure(
     """
     if not len(samples):
         raise ValueError(f"figure {name!r} has no samples")
-    low, middle, high = (_rounded(value) for value in np.quantile(np.asarray(samples, np.float64), (0.0, 0.5, 1.0)))
+    values = np.asarray(samples, np.float64)
+    low, middle, high = (_rounded(value) for value in np.quantile(values, (0.0, 0.5, 1.0)))
     return Figure(
         name=name,
         unit=unit,
@@ -93,6 +96,7 @@ def figure(
         min=low,
         median=middle,
         max=high,
+        mean=_rounded(values.mean()),
         subject=subject,
         supporting=supporting,
     )

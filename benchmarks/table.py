@@ -14,13 +14,14 @@ HEADER = ("| benchmark | figure | median | min to max | repeats |", "| --- | ---
 _SECTION_HEADER = ("| figure | median | min to max | repeats |", "| --- | --- | --- | --- |")
 _HEADLINED = ("fashion-mnist", "clinc150", "california-housing")
 _HEADLINE_HEADER = ("| plan | candidate | smaller | faster | lost on test |", "| --- | --- | --- | --- | --- |")
+_FEW_REPEATS = 5
 _LOST = ("drop of accuracy", "rise of RMSE")
 _PREFACE = """# Benchmark results
 
 Made by `make bench` from the JSON files beside it; do not edit. A figure with `x` is a ratio of two things
 that were measured in turns in one run on one machine, so that whatever slowed the machine slowed both.
 Absolute times are in the JSON files; those of two machines or two moments are not compared. A figure is the
-median of its repeats, with the lowest and the highest where they differ.
+median of its repeats, with the lowest and the highest where they differ, and the mean where they are few.
 """
 
 
@@ -119,8 +120,10 @@ def _cell(one: Figure) -> str:
 
 
 def _spread(one: Figure) -> str:
+    """Return the extremes, and the mean of a figure with few repeats, where the median alone says little."""
     low, high = _number(one.min), _number(one.max)
-    return "" if low == high else f"{low} to {high}"
+    mean = "" if one.mean is None or one.num_repeats > _FEW_REPEATS else f", mean {_number(one.mean)}"
+    return "" if low == high else f"{low} to {high}{mean}"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -52,7 +52,7 @@ def test_table_rows_show_spread_only_when_repeated_and_leave_supporting_figures_
         figure("a", "ms", [0.3], supporting=True),
     )
     assert table_rows(shown) == [
-        "| gateway | rate: a / b | 0.8x | 0.751 to 0.9 | 3 |",
+        "| gateway | rate: a / b | 0.8x | 0.751 to 0.9, mean 0.817 | 3 |",
         "| gateway | sent \\| all | 14,580 requests |  | 1 |",
     ]
 
@@ -81,7 +81,7 @@ def test_matrix_has_a_row_for_each_subject_and_leaves_open_what_was_not_measured
         "|  | accuracy | latency, baseline / it | minutes |",
         "| --- | --- | --- | --- |",
         "| baseline | 93.5 % |  | 2 |",
-        "| int8 | 93.1 % (93 to 93.3) | 2.5x | 1 |",
+        "| int8 | 93.1 % (93 to 93.3, mean 93.1) | 2.5x | 1 |",
     ]
 
 

@@ -37,10 +37,11 @@ PLAN = {
 }  # fmt: skip
 MEASURE = """
 import sys
+from pathlib import Path
 from tasks.runtime.embedded import use_embedded_engines
 use_embedded_engines()
 from benchmarks.plan_runs import measure_plan
-print(measure_plan(sys.argv[1], "waves.csv", "Does it run?", (3, 4)).model_dump_json())
+print(measure_plan(sys.argv[1], Path(sys.argv[2]), "Does it run?", (3, 4)).model_dump_json())
 """
 
 
@@ -54,11 +55,13 @@ def test_measure_plan_runs_each_seed_against_one_baseline_and_judges_on_test(tmp
     plan = tmp_path / "waves.yaml"
     plan.write_text(yaml.safe_dump(PLAN))
 
-    environment = os.environ | {
-        "STILLHOUSE_HOME": str(tmp_path / "home"), "BENCHMARK_DATA": str(tmp_path), "PYTHONPATH": str(CHECKOUT),
-    }  # fmt: skip
+    environment = os.environ | {"STILLHOUSE_HOME": str(tmp_path / "home"), "PYTHONPATH": str(CHECKOUT)}
     finished = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(plan)], env=environment, capture_output=True, text=True, timeout=500
+        [sys.executable, "-c", MEASURE, str(plan), str(tmp_path / "waves.csv")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
 
     assert finished.returncode == 0, finished.stderr[-3000:]
@@ -66,6 +69,7 @@ def test_measure_plan_runs_each_seed_against_one_baseline_and_judges_on_test(tmp
     figures = {f"{one.subject}: {one.name}": one for one in findings.figures}
     assert findings.seeds == {"data and baseline": 0, "candidates, run 1": 3, "candidates, run 2": 4}
     assert "test split (240 rows)" in findings.setup
+    assert figures[": the first run, from its start to its verdict"].median > 0
     assert figures["baseline: RMSE"].num_repeats == 1
     assert figures["student: RMSE"].num_repeats == 2
     assert figures["student: RMSE"].min < figures["student: RMSE"].max  # another seed, another student
