@@ -156,7 +156,8 @@ def _description(result: BenchmarkResult) -> list[str]:
 
 def _machine(machine: Machine) -> str:
     gib = machine.memory_bytes / 2**30
-    return f"{machine.processor}, {machine.num_cpus} CPUs, {gib:.0f} GiB, {machine.system}."
+    instructions = f" ({', '.join(machine.instructions)})" if machine.instructions else ""
+    return f"{machine.processor}{instructions}, {machine.num_cpus} CPUs, {gib:.0f} GiB, {machine.system}."
 
 
 def _versions(versions: dict[str, str]) -> str:

@@ -15,7 +15,7 @@ from flows.judging import choose_candidate, judge
 from flows.lineage import lineage_of
 from flows.outcome import Outcome, make_dossier, models_to_time
 from flows.plan import CompressionPlan
-from flows.plan_power import power_warnings
+from flows.plan_warnings import plan_warnings
 from tasks.contracts.run import RunDossier
 from tasks.evaluation.machine import current_machine
 from tasks.fetch import fetch
@@ -51,7 +51,7 @@ def _compress(plan: CompressionPlan, pin_baseline: bool) -> RunDossier:
     data = fetch(plan.dataset, revision, plan.seed)
     splits = draw_splits(plan, revision, data)
     record_dataset(data, connect().documents)
-    for warning in power_warnings(plan, data.splits["test"].num_rows):
+    for warning in plan_warnings(plan, current_machine(), data.splits["test"].num_rows):
         get_run_logger().warning(warning)
     baseline = make_baseline(plan, data)
     pending = [

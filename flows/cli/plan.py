@@ -20,10 +20,11 @@ def validate(plan: PlanPath, overrides: Overrides = None, as_json: AsJson = Fals
     """Check a plan as a whole, chains included, without doing any work. Exit code 2 names every fault."""
     from flows.cli.console import console, print_json
     from flows.plan import load_plan
-    from flows.plan_power import power_warnings
+    from flows.plan_warnings import plan_warnings
+    from tasks.evaluation.machine import current_machine
 
     loaded = load_plan(plan, tuple(overrides or ()))
-    warnings = power_warnings(loaded)
+    warnings = plan_warnings(loaded, current_machine())
     if as_json:
         print_json({"plan": loaded.name, "digest": loaded.value_digest(), "valid": True, "warnings": warnings})
         return

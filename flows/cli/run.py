@@ -36,13 +36,14 @@ def run(
     from flows.cli.progress import shown_progress
     from flows.cli.summary import summary
     from flows.plan import load_plan
-    from flows.plan_power import power_warnings
+    from flows.plan_warnings import plan_warnings
     from tasks.adapters.mlflow_connection import import_in_background
+    from tasks.evaluation.machine import current_machine
     from tasks.runtime.prefect_server import start_prefect_server
     from tasks.runtime.settings import current_settings
 
     loaded = load_plan(plan, tuple(overrides or ()))
-    for warning in power_warnings(loaded):
+    for warning in plan_warnings(loaded, current_machine()):
         error_console().print(f"[yellow]warning:[/] {warning}")
     start_prefect_server(current_settings())
     import_in_background()

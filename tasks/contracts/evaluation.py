@@ -89,6 +89,8 @@ class Machine(Value):
     system: str
     provider: str
     versions: dict[str, str]
+    instructions: tuple[str, ...] = ()
+    """Instruction sets that decide how fast int8 and bfloat16 are: processors of one name differ in them."""
 
 
 class Timing(Value):

@@ -11,6 +11,12 @@ import psutil
 from tasks.contracts.evaluation import Machine
 
 _ENGINES = ("numpy", "onnxruntime", "torch")
+_CPUINFO = Path("/proc/cpuinfo")
+_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
+_INSTRUCTIONS = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "avx512_bf16", "amx_bf16"),  # x86
+    *("asimd", "asimddp", "i8mm", "sve", "bf16"),  # ARM
+)
 
 
 def current_machine() -> Machine:
@@ -22,10 +28,28 @@ def current_machine() -> Machine:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         provider="CPUExecutionProvider",
         versions={name: version(name) for name in _ENGINES},
+        instructions=instruction_sets(),
     )
 
 
-def processor_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def instruction_sets(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
+    """Return those of the known instruction sets that the kernel lists; none where it lists nothing."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return ()
+    listed = {
+        flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[1].split()
+    }
+    return tuple(name for name in _INSTRUCTIONS if name in listed)
+
+
+def computes_bfloat16(machine: Machine) -> bool | None:
+    """Tell whether the processor has instructions for bfloat16; None where its instructions are not known."""
+    return any(name in machine.instructions for name in _BFLOAT16) if machine.instructions else None
+
+
+def processor_model(cpuinfo: Path = _CPUINFO) -> str:
     """Return the processor's model name as the kernel gives it, else what Python knows of it."""
     try:
         lines = cpuinfo.read_text().splitlines()

@@ -5,7 +5,13 @@ from importlib.metadata import version
 
 import pytest
 
-from tasks.evaluation.machine import current_machine, processor_model, usable_cpus
+from tasks.evaluation.machine import (
+    computes_bfloat16,
+    current_machine,
+    instruction_sets,
+    processor_model,
+    usable_cpus,
+)
 
 
 def test_current_machine_has_the_same_digest_in_every_process_and_imports_no_engine():
@@ -49,3 +55,27 @@ def test_usable_cpus_counts_only_those_that_the_process_may_use(tmp_path):
         assert usable_cpus(tmp_path / "missing") == 1
     finally:
         os.sched_setaffinity(0, cpus)
+
+
+@pytest.mark.parametrize(
+    ("line", "known", "bfloat16"),
+    [
+        (
+            "flags\t\t: fpu avx2 avx512f avx512_vnni avx512_bf16",
+            ("avx2", "avx512f", "avx512_vnni", "avx512_bf16"),
+            True,
+        ),
+        ("flags\t\t: fpu sse2 avx2 bf16x", ("avx2",), False),
+        ("Features\t: fp asimd i8mm bf16", ("asimd", "i8mm", "bf16"), True),
+        ("processor\t: 0", (), None),
+    ],
+)
+def test_instruction_sets_are_those_that_the_kernel_lists(tmp_path, line, known, bfloat16):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"model name\t: avx512f\n{line}\n")
+    assert instruction_sets(cpuinfo) == known
+    assert computes_bfloat16(current_machine().model_copy(update={"instructions": known})) is bfloat16
+
+
+def test_instruction_sets_are_not_known_when_the_kernel_has_no_such_file(tmp_path):
+    assert instruction_sets(tmp_path / "missing") == ()
