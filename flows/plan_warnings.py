@@ -34,16 +34,15 @@ def _power_warnings(plan: CompressionPlan, num_test_rows: int | None) -> list[st
 
 
 def _precision_warnings(plan: CompressionPlan, machine: Machine) -> list[str]:
-    """Say where the processor would compute in a format that it does not have: slower than float32, not faster."""
-    if computes_bfloat16(machine) is not False:
+    """Say which schedules ask for a format that the processor lacks: their stages would be refused."""
+    if computes_bfloat16(machine.instructions) is not False:
         return []
     places = sorted(_bfloat16_schedules(plan.model_dump(mode="json"), ""))
     if not places:
         return []
     return [
-        f"{', '.join(places)}: bfloat16, which this processor ({machine.processor}) has no instructions for and "
-        "computes in software, many times slower than float32; set precision to float32, or run on a machine that has "
-        "them"
+        f"{', '.join(places)}: bfloat16, for which this processor ({machine.processor}) has no instructions, so that "
+        "the stage is refused on it; set precision to float32, or run on a machine that has them"
     ]
 
 

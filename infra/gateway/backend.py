@@ -20,6 +20,8 @@ _WARM_UP_RUNS = 5
 _ORT_TYPES = {f"tensor({'float' if name == 'float32' else 'double' if name == 'float64' else name})": name
               for name in DATATYPES}  # fmt: skip
 _SMOOTHING = 0.1
+_MET_TWICE = "Attempt to replace the existing tensor"
+"""What onnxruntime 1.31 says when it would make the same int8 weights unsigned a second time."""
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ class Backend:
         self._signature = signature
         self._watchdog = watchdog
         try:
-            self._session = ort.InferenceSession(model, _session_options(), providers=["CPUExecutionProvider"])
+            self._session = _open(model)
         except Exception as error:
             raise ModelError(f"model {digest[:12]} cannot be loaded by onnxruntime: {_first_line(error)}") from error
         self.input = self._checked_input()
@@ -161,12 +163,24 @@ class Backend:
         return statistics.median(timings)
 
 
-def _session_options() -> ort.SessionOptions:
+def _open(model: bytes) -> ort.InferenceSession:
+    """Open a model with exact int8 products where they can be had."""
+    try:
+        return ort.InferenceSession(model, _session_options(exact=True), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base but Exception
+        if _MET_TWICE not in str(error):
+            raise
+        logger.warning("a layer with int8 weights is used twice: its sums may overflow on this processor without VNNI")
+        return ort.InferenceSession(model, _session_options(exact=False), providers=["CPUExecutionProvider"])
+
+
+def _session_options(*, exact: bool) -> ort.SessionOptions:
     """One thread and no spinning: two sessions that each spin on every core slow each other down threefold."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.x64quantprecision", "1" if exact else "0")
     options.log_severity_level = 4
     return options
 

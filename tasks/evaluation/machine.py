@@ -12,9 +12,11 @@ from tasks.contracts.evaluation import Machine
 
 _ENGINES = ("numpy", "onnxruntime", "torch")
 _CPUINFO = Path("/proc/cpuinfo")
-_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
+_BFLOAT16 = ("avx512bw", "bf16")
+"""Any of them is enough: with AVX-512 alone, PyTorch widens and rounds at full speed."""
+_VNNI = ("avx_vnni", "avx512_vnni")
 _INSTRUCTIONS = (
-    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "avx512_bf16", "amx_bf16"),  # x86
+    *("avx2", "avx512bw", "avx_vnni", "avx512_vnni", "amx_int8", "avx512_bf16", "amx_bf16"),  # x86
     *("asimd", "asimddp", "i8mm", "sve", "bf16"),  # ARM
 )
 
@@ -44,9 +46,14 @@ def instruction_sets(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
     return tuple(name for name in _INSTRUCTIONS if name in listed)
 
 
-def computes_bfloat16(machine: Machine) -> bool | None:
-    """Tell whether the processor has instructions for bfloat16; None where its instructions are not known."""
-    return any(name in machine.instructions for name in _BFLOAT16) if machine.instructions else None
+def computes_bfloat16(instructions: tuple[str, ...]) -> bool | None:
+    """Tell whether a processor with these instruction sets trains well in bfloat16; None where none are known."""
+    return any(name in instructions for name in _BFLOAT16) if instructions else None
+
+
+def multiplies_int8_exactly(instructions: tuple[str, ...]) -> bool:
+    """Tell whether sums of int8 products cannot overflow: 8-bit dot products of x86 (VNNI), or any other processor."""
+    return "avx2" not in instructions or any(name in instructions for name in _VNNI)
 
 
 def processor_model(cpuinfo: Path = _CPUINFO) -> str:

@@ -1,5 +1,6 @@
 """The one way in which an ONNX model is opened and run, so that every figure comes from the same settings."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,8 +9,12 @@ import numpy as np
 from tasks.contracts.errors import ModelError, OutOfMemoryError, StillhouseError
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, SessionOptions
 
+logger = logging.getLogger(__name__)
+
+_MET_TWICE = "Attempt to replace the existing tensor"
+"""What onnxruntime 1.31 says when it would make the same int8 weights unsigned a second time."""
 _ERRORS_ONLY = 3
 
 
@@ -30,18 +35,35 @@ def make_session(model: bytes, *, num_threads: int = 1, optimized_model: Path | 
     """
     import onnxruntime
 
+    for exact in (True, False):
+        try:
+            return onnxruntime.InferenceSession(
+                model, _options(num_threads, optimized_model, exact=exact), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's errors have no common base but Exception
+            if not (exact and _MET_TWICE in str(error)):
+                raise _named(f"onnxruntime cannot load this ONNX model of {len(model)} bytes", error) from error
+            logger.warning(
+                "a layer with int8 weights is used twice, so that onnxruntime cannot guard its sums against overflow "
+                "on this processor, which has no VNNI"
+            )
+    raise AssertionError("the loop returns or raises")
+
+
+def _options(num_threads: int, optimized_model: Path | None, *, exact: bool) -> "SessionOptions":
+    """Return the settings of a session; `exact` keeps sums of int8 products from overflowing without VNNI."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.x64quantprecision", "1" if exact else "0")
     if optimized_model is not None:
         options.optimized_model_filepath = str(optimized_model)
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common base but Exception
-        raise _named(f"onnxruntime cannot load this ONNX model of {len(model)} bytes", error) from error
+    return options
 
 
 def run_outputs(session: "InferenceSession", batch: np.ndarray) -> list[np.ndarray]:

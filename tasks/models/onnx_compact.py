@@ -14,6 +14,7 @@ NAMED_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 _SPATIAL_DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0}
 _SPATIAL_OPERATORS = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool"})
+_ZERO_POINT = 2
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -83,20 +84,40 @@ def _is_default(attribute: AttributeProto, schema: onnx.defs.OpSchema) -> bool:
 
 
 def _merge_equal_initializers(graph: GraphProto) -> None:
-    """Keep one of several equal initializers, and none that is unused, in the order of first use."""
+    """Keep one of several equal initializers, and none that is unused, in the order of first use.
+
+    Zero points of int8 weights stay apart: where a processor has no VNNI, onnxruntime makes weights and zero points
+    unsigned, one layer after the other, and fails on one that it has met before.
+    """
     given = {tensor.name: tensor for tensor in graph.initializer}
     outside = [value.name for value in (*graph.input, *graph.output)]
     kept = {name: given[name] for name in outside if name in given}
     first_of: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     for node in graph.node:
         for position, name in enumerate(node.input):
-            if name in given and name not in kept:
+            if name not in given or name in kept:
+                continue
+            if _is_int8_zero_point(node, position, given[name]):
+                first = f"{name} of {node.output[0]}"
+                kept[first] = _renamed(given[name], first)
+            else:
                 first = first_of.setdefault(_content(given[name]), name)
-                node.input[position] = first
                 kept[first] = given[first]
+            node.input[position] = first
     merged = [_packed(tensor) for tensor in kept.values()]
     graph.ClearField("initializer")
     graph.initializer.extend(merged)
+
+
+def _is_int8_zero_point(node: NodeProto, position: int, tensor: TensorProto) -> bool:
+    return node.op_type == "DequantizeLinear" and position == _ZERO_POINT and tensor.data_type == TensorProto.INT8
+
+
+def _renamed(tensor: TensorProto, name: str) -> TensorProto:
+    copy = TensorProto()
+    copy.CopyFrom(tensor)
+    copy.name = name
+    return copy
 
 
 def _content(tensor: TensorProto) -> tuple[int, tuple[int, ...], bytes]:

@@ -14,6 +14,7 @@ from tasks.contracts.data import Task
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import EpochRecord
 from tasks.techniques.augmentation import Views
+from tasks.techniques.layout import survives_channels_last
 from tasks.techniques.loss import Batch, Loss, is_labelled
 from tasks.techniques.precision import computing_in, widened
 from tasks.techniques.schedule import Schedule
@@ -71,7 +72,7 @@ def fit(
     inputs = torch.from_numpy(split.x).to(device)
     labels_N = torch.from_numpy(split.y).to(device)
     module.to(device)
-    if schedule.channels_last:
+    if schedule.channels_last and survives_channels_last(module, device):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         inputs = inputs.to(memory_format=torch.channels_last)
     with _reproducible(context.seed, first_step, device) as generator:

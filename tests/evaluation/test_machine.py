@@ -9,6 +9,7 @@ from tasks.evaluation.machine import (
     computes_bfloat16,
     current_machine,
     instruction_sets,
+    multiplies_int8_exactly,
     processor_model,
     usable_cpus,
 )
@@ -61,8 +62,8 @@ def test_usable_cpus_counts_only_those_that_the_process_may_use(tmp_path):
     ("line", "known", "bfloat16"),
     [
         (
-            "flags\t\t: fpu avx2 avx512f avx512_vnni avx512_bf16",
-            ("avx2", "avx512f", "avx512_vnni", "avx512_bf16"),
+            "flags\t\t: fpu avx2 avx512bw avx512_vnni avx512_bf16",
+            ("avx2", "avx512bw", "avx512_vnni", "avx512_bf16"),
             True,
         ),
         ("flags\t\t: fpu sse2 avx2 bf16x", ("avx2",), False),
@@ -72,10 +73,18 @@ def test_usable_cpus_counts_only_those_that_the_process_may_use(tmp_path):
 )
 def test_instruction_sets_are_those_that_the_kernel_lists(tmp_path, line, known, bfloat16):
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"model name\t: avx512f\n{line}\n")
+    cpuinfo.write_text(f"model name\t: avx512bw\n{line}\n")
     assert instruction_sets(cpuinfo) == known
-    assert computes_bfloat16(current_machine().model_copy(update={"instructions": known})) is bfloat16
+    assert computes_bfloat16(known) is bfloat16
 
 
 def test_instruction_sets_are_not_known_when_the_kernel_has_no_such_file(tmp_path):
     assert instruction_sets(tmp_path / "missing") == ()
+
+
+@pytest.mark.parametrize(
+    ("instructions", "exactly"),
+    [(("avx2",), False), (("avx2", "avx512bw"), False), (("avx2", "avx_vnni"), True), (("asimd",), True), ((), True)],
+)
+def test_multiplies_int8_exactly_unless_x86_lacks_vnni(instructions, exactly):
+    assert multiplies_int8_exactly(instructions) is exactly

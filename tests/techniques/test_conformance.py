@@ -18,6 +18,7 @@ import tasks.techniques
 from tasks.contracts.data import SplitName
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import Architecture, EpochRecord, ModelFormat
+from tasks.evaluation.machine import computes_bfloat16, instruction_sets
 from tasks.evaluation.onnx_graph import load_graph
 from tasks.models.architecture import Network
 from tasks.techniques import TECHNIQUES, Technique
@@ -217,6 +218,10 @@ def test_apply_trains_in_bfloat16_or_the_spec_refuses_it(spec: Spec, apply_once:
     if spec is QuantizeAware:
         with pytest.raises(ValidationError, match="precision is bfloat16"):
             example(spec, precision="bfloat16")
+        return
+    if computes_bfloat16(instruction_sets()) is False:
+        with pytest.raises(TechniqueError, match="precision bfloat16 needs"):
+            apply_once(example(spec, precision="bfloat16"))
         return
     found = apply_once(example(spec, precision="bfloat16")).model
     load(found, spec.gives)

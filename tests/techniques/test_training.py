@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import EpochRecord
+from tasks.evaluation.machine import computes_bfloat16, instruction_sets
 from tasks.models.resnet import resnet
 from tasks.techniques.loss import Batch, label_loss
 from tasks.techniques.schedule import Schedule
@@ -26,11 +27,11 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-def small_resnet() -> nn.Module:
+def small_resnet(width: int = 4) -> nn.Module:
     """Return a network with batch norm, shortcuts and dropout, always with the same initial weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        return resnet((1, 8, 8), num_outputs=3, width=4, blocks=[1, 1], dropout=0.2)
+        return resnet((1, 8, 8), num_outputs=3, width=width, blocks=[1, 1], dropout=0.2)
 
 
 def assert_same_weights(first: nn.Module, second: nn.Module) -> None:
@@ -110,6 +111,7 @@ def rounded(values: np.ndarray) -> np.ndarray:
     return np.ldexp(np.round(mantissas * 256) / 256, exponents)
 
 
+@pytest.mark.skipif(computes_bfloat16(instruction_sets()) is False, reason="the processor has no bfloat16")
 def test_fit_in_bfloat16_rounds_what_is_multiplied_but_not_the_weights_worked_in_numpy(
     make_context: MakeContext,
 ) -> None:
@@ -132,6 +134,7 @@ def test_fit_in_bfloat16_rounds_what_is_multiplied_but_not_the_weights_worked_in
     assert not np.array_equal(found, rounded(found))  # an update smaller than bfloat16's step is kept
 
 
+@pytest.mark.skipif(computes_bfloat16(instruction_sets()) is False, reason="the processor has no bfloat16")
 def test_fit_in_bfloat16_gives_the_same_float32_weights_twice(images: Arrays, make_context: MakeContext) -> None:
     module, again = small_resnet(), small_resnet()
     schedule = SGD.model_copy(update={"precision": "bfloat16"})
@@ -456,14 +459,20 @@ def test_fit_calls_before_step_once_for_every_step_of_the_whole_training(
     assert calls == [(step, 9) for step in range(9)]  # 42 rows in batches of 20
 
 
+@pytest.mark.parametrize(("width", "in_that_order"), [(4, False), (8, True)])
 def test_fit_learns_the_same_to_rounding_and_gives_plain_weights_with_channels_last(
-    images: Arrays, make_context: MakeContext
+    images: Arrays, make_context: MakeContext, width: int, in_that_order: bool
 ) -> None:
-    plain, last = small_resnet(), small_resnet()
+    plain, last = small_resnet(width), small_resnet(width)
     schedule = Schedule(epochs=1, batch_size=20)
     fit(plain, images, label_loss("classification"), schedule, make_context())
+    orders = []
+    last.get_submodule("stages.1").register_forward_pre_hook(
+        lambda _, given: orders.append(given[0].is_contiguous(memory_format=torch.channels_last))
+    )
     schedule = Schedule(epochs=1, batch_size=20, channels_last=True)
     fit(last, images, label_loss("classification"), schedule, make_context())
+    assert set(orders) == {in_that_order}
     for name, tensor in last.state_dict().items():
         torch.testing.assert_close(tensor, plain.state_dict()[name], rtol=1e-2, atol=1e-3)
         assert tensor.is_contiguous(), name

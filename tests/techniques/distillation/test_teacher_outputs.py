@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tasks.contracts.data import SpecialTokens
 from tasks.contracts.model import Architecture
+from tasks.evaluation.machine import computes_bfloat16, instruction_sets
 from tasks.models.architecture import Network
 from tasks.techniques.augmentation import Augmentation
 from tasks.techniques.distillation.distill_decoupled import DistillDecoupled
@@ -156,6 +157,7 @@ def test_is_cached_keeps_what_fills_the_bound_exactly(counted: CountedTeacher, m
     assert not TeacherOutputs(counted, more, make_context(), IDENTITY, cache_mib=1).is_cached
 
 
+@pytest.mark.skipif(computes_bfloat16(instruction_sets()) is False, reason="the processor has no bfloat16")
 @pytest.mark.parametrize("cache_mib", [0, 1])
 def test_teacher_computes_in_the_precision_of_the_training(
     counted: CountedTeacher, images: Arrays, make_context: MakeContext, cache_mib: int
