@@ -1,7 +1,7 @@
 """`stillhouse serve`: a gateway in the foreground."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,21 @@ def serve(
         bool,
         typer.Option("--reuse-port", help="Let several gateways on this machine share the port, one for each core."),
     ] = False,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the tokens that callers need, by their SHA-256. Default: STILLHOUSE_GATEWAY_TOKENS."
+        ),
+    ] = None,
+    allow_anonymous: Annotated[
+        bool, typer.Option("--allow-anonymous", help="Listen beyond this machine although there are no tokens.")
+    ] = False,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of the certificate and its chain.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="Form of the log's lines.")] = "text",
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log every request, not only those refused or failed.")
+    ] = False,
     store: Annotated[Path | None, typer.Option(help="Artifact and document store. Default: STILLHOUSE_STORE.")] = None,
     traffic: Annotated[Path | None, typer.Option(help="Prediction log. Default: STILLHOUSE_TRAFFIC.")] = None,
 ) -> None:
@@ -26,8 +41,9 @@ def serve(
 
     The gateway speaks the Open Inference Protocol v2 and follows the route in the store: a new champion,
     challenger or weight is taken over within a second, without losing a request. Every answer is logged
-    for the rollout's statistics. The gateway has no login and no TLS: put it behind a proxy that has
-    before you listen on other addresses.
+    for the rollout's statistics.
+
+    Beyond this machine it asks its callers for tokens; see docs/gateway.md for how to make them, and for TLS.
 
     Try it, with MODEL as `stillhouse model ls` names it:
 
@@ -35,29 +51,38 @@ def serve(
 
     `stillhouse replay MODEL --data rows.npz --requests 1000`
     """
-    import logging
+    from pydantic import ValidationError
 
+    from infra.gateway.access import TokensError
     from infra.gateway.config import GatewayConfig
+    from infra.gateway.request_log import configure_logging
     from infra.gateway.server import serve as serve_gateway
+    from infra.gateway.tls import TlsError
     from tasks.contracts.errors import InfrastructureError, UserError
     from tasks.runtime.settings import current_settings
 
     settings = current_settings()
-    given = {} if replica is None else {"replica": replica}
     try:
-        config = GatewayConfig(
-            store=(store or settings.store_root).resolve(),
-            traffic=(traffic or settings.traffic_root).resolve(),
+        config = GatewayConfig.from_environment(
+            store=store or settings.store_root,
+            traffic=traffic or settings.traffic_root,
             host=host,
             port=port,
+            replica=replica,
             reuse_port=reuse_port,
-            **given,
+            tokens=tokens,
+            allow_anonymous=allow_anonymous,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            access_log=access_log,
         )
-    except ValueError as error:
-        raise UserError(f"replica name {replica!r} is not allowed; use letters, digits, '.', '_' and '-'") from error
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    except ValidationError as error:
+        raise UserError("; ".join(" ".join([*map(str, one["loc"]), one["msg"]]) for one in error.errors())) from error
+    configure_logging(log_format)
     try:
         serve_gateway(config, on_listening=lambda url: typer.echo(url))
+    except (TokensError, TlsError) as error:
+        raise UserError(str(error)) from error
     except OSError as error:
         raise InfrastructureError(
             f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --port (0: a free one)"

@@ -1,7 +1,6 @@
 """Run a gateway: `python -m infra.gateway --store DIR --traffic DIR --port 8080`."""
 
 import argparse
-import logging
 import os
 import signal
 import sys
@@ -9,8 +8,11 @@ import threading
 
 from pydantic import ValidationError
 
+from infra.gateway.access import TokensError
 from infra.gateway.config import GatewayConfig
+from infra.gateway.request_log import configure_logging
 from infra.gateway.server import serve
+from infra.gateway.tls import TlsError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,14 +20,18 @@ def main(arguments: list[str] | None = None) -> int:
     given = vars(_parser().parse_args(arguments))
     if given.pop("end_with_stdin"):
         threading.Thread(target=_end_with_stdin, daemon=True).start()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(given.pop("log_format"))
     try:
         config = GatewayConfig.from_environment(**given)
     except ValidationError as error:
-        sys.stderr.write(f"{error}\n")
+        for one in error.errors():
+            sys.stderr.write(f"{' '.join(map(str, one['loc']))} {one['msg']}".strip() + "\n")
         return 2
     try:
         serve(config, on_listening=_announce)
+    except (TokensError, TlsError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     except OSError as error:
         sys.stderr.write(f"cannot listen on {config.host}:{config.port}: {error.strerror}; choose another --port\n")
         return 3
@@ -52,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--replica", help="name of this process among the gateways (STILLHOUSE_REPLICA)")
     parser.add_argument("--end-with-stdin", action="store_true", help="stop when standard input is closed")
     parser.add_argument("--reuse-port", action="store_true", help="let several gateways share the port")
+    parser.add_argument("--tokens", help="file of the tokens that callers need (STILLHOUSE_GATEWAY_TOKENS)")
+    parser.add_argument("--allow-anonymous", action="store_true", help="listen beyond loopback without tokens")
+    parser.add_argument("--tls-cert", help="PEM file of the certificate and its chain")
+    parser.add_argument("--tls-key", help="PEM file of its key")
+    parser.add_argument("--log-format", choices=["text", "json"], default="text", help="form of the log's lines")
+    parser.add_argument("--access-log", action="store_true", help="log every request")
     return parser
 
 

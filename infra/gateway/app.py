@@ -1,6 +1,7 @@
 """The gateway as an ASGI application: Open Inference Protocol v2, feedback, and metrics."""
 
 import contextlib
+import functools
 import importlib.metadata
 import logging
 import time
@@ -15,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route as Endpoint
 from starlette.types import Receive, Scope, Send
 
+from infra.gateway.access import Access
 from infra.gateway.backend import Backend
 from infra.gateway.components import Components
 from infra.gateway.config import GatewayConfig
@@ -22,6 +24,7 @@ from infra.gateway.errors import RequestError
 from infra.gateway.http import JSON, Header, JsonEndpoint, Reply, error_reply, json_reply, read_body
 from infra.gateway.protocol import InferRequest, check_identifier, parse_feedback, parse_json_length
 from infra.gateway.records import FeedbackRecord
+from infra.gateway.request_log import RequestLog
 from infra.gateway.routing import ServedRoute
 
 _MODELS, _VERSIONS, _INFER = "/v2/models/", "/versions/", "/infer"
@@ -32,8 +35,13 @@ _JSON_LENGTH = b"inference-header-content-length"
 logger = logging.getLogger(__name__)
 
 
-def create_app(config: GatewayConfig) -> Starlette:
-    """Build the application; its threads run from the lifespan's start to its end."""
+def create_app(config: GatewayConfig, access: Access | None = None) -> Starlette:
+    """Build the application; its threads run from the lifespan's start to its end.
+
+    Args:
+        config: what the gateway is told.
+        access: the tokens that callers need; None lets everybody in.
+    """
     gateway = Gateway(config)
 
     @contextlib.asynccontextmanager
@@ -42,31 +50,40 @@ def create_app(config: GatewayConfig) -> Starlette:
         yield
         gateway.components.stop()
 
-    metrics = gateway.components.metrics
-    infer = JsonEndpoint(gateway.infer, metrics)
+    log = RequestLog(every_request=config.access_log)
+    endpoint = functools.partial(JsonEndpoint, metrics=gateway.components.metrics, access=access, log=log)
+    infer = endpoint(gateway.infer, role="infer")
     routes = [
-        Endpoint("/v2/models/{model}/infer", infer, methods=["POST"]),
-        Endpoint("/v2/models/{model}/versions/{version}/infer", infer, methods=["POST"]),
-        Endpoint("/v2/models/{model}/feedback", JsonEndpoint(gateway.feedback, metrics), methods=["POST"]),
-        Endpoint("/invocations", JsonEndpoint(gateway.invocations, metrics), methods=["POST"]),
-        Endpoint("/ping", gateway.ready),
-        Endpoint("/v2", gateway.server_metadata),
-        Endpoint("/v2/health/live", gateway.live),
-        Endpoint("/v2/health/ready", gateway.ready),
-        Endpoint("/v2/models/{model}", gateway.model_metadata),
-        Endpoint("/v2/models/{model}/ready", gateway.model_ready),
-        Endpoint("/v2/models/{model}/stats", gateway.model_statistics),
-        Endpoint("/v2/models/{model}/versions/{version}", gateway.model_metadata),
-        Endpoint("/v2/models/{model}/versions/{version}/ready", gateway.model_ready),
-        Endpoint("/v2/models/{model}/versions/{version}/stats", gateway.model_statistics),
-        Endpoint("/metrics", gateway.expose_metrics),
+        _post("/v2/models/{model}/infer", infer),
+        _post("/v2/models/{model}/versions/{version}/infer", infer),
+        _post("/v2/models/{model}/feedback", endpoint(gateway.feedback, role="feedback")),
+        _post("/invocations", endpoint(gateway.invocations, role="infer")),
+        _get("/ping", endpoint(gateway.ready, role=None)),
+        _get("/v2", endpoint(gateway.server_metadata, role=None)),
+        _get("/v2/health/live", endpoint(gateway.live, role=None)),
+        _get("/v2/health/ready", endpoint(gateway.ready, role=None)),
+        _get("/v2/models/{model}", endpoint(gateway.model_metadata, role="infer")),
+        _get("/v2/models/{model}/ready", endpoint(gateway.model_ready, role=None)),
+        _get("/v2/models/{model}/stats", endpoint(gateway.model_statistics, role="admin")),
+        _get("/v2/models/{model}/versions/{version}", endpoint(gateway.model_metadata, role="infer")),
+        _get("/v2/models/{model}/versions/{version}/ready", endpoint(gateway.model_ready, role=None)),
+        _get("/v2/models/{model}/versions/{version}/stats", endpoint(gateway.model_statistics, role="admin")),
+        _get("/metrics", endpoint(gateway.expose_metrics, role="admin")),
     ]
     return _GatewayApp(
         infer,
         routes=routes,
         lifespan=lifespan,
-        exception_handlers={HTTPException: _refuse, RequestError: _refuse, Exception: _fail},
+        exception_handlers={HTTPException: functools.partial(_refuse, log), Exception: _fail},
     )
+
+
+def _get(path: str, endpoint: JsonEndpoint) -> Endpoint:
+    return Endpoint(path, endpoint, methods=["GET"])
+
+
+def _post(path: str, endpoint: JsonEndpoint) -> Endpoint:
+    return Endpoint(path, endpoint, methods=["POST"])
 
 
 class _GatewayApp(Starlette):
@@ -89,7 +106,7 @@ class _GatewayApp(Starlette):
 
 
 class Gateway:
-    """The endpoints. `infer` and `feedback` are on bare ASGI: starlette's requests cost more than the split."""
+    """The endpoints, on bare ASGI."""
 
     def __init__(self, config: GatewayConfig) -> None:
         self._config = config
@@ -160,9 +177,9 @@ class Gateway:
         self.components.metrics.feedback.labels(name).inc(record.num_rows)
         return json_reply({"id": feedback.request_id, "accepted": record.num_rows})
 
-    async def server_metadata(self, request: Request) -> Response:
+    async def server_metadata(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /v2`."""
-        return _json(
+        return json_reply(
             {
                 "name": "stillhouse-gateway",
                 "version": self._version,
@@ -170,21 +187,21 @@ class Gateway:
             }
         )
 
-    async def live(self, request: Request) -> Response:
+    async def live(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /v2/health/live`."""
-        return _json({"live": True})
+        return json_reply({"live": True})
 
-    async def ready(self, request: Request) -> Response:
+    async def ready(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /v2/health/ready`, and MLflow's `GET /ping`: every routed model can answer."""
         table = self.components.table
         ready = table.scanned and not table.waiting
-        return _json({"ready": ready, "models": table.names()}, 200 if ready else 503)
+        return json_reply({"ready": ready, "models": table.names()}, 200 if ready else 503)
 
-    async def model_metadata(self, request: Request) -> Response:
+    async def model_metadata(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /v2/models/{model}`, and the same of one version."""
-        served = self._served(request.path_params["model"])
-        self._backend_of(served, request)
-        return _json(
+        served = self._served(scope["path_params"]["model"])
+        self._backend_of(served, scope)
+        return json_reply(
             {
                 "name": served.route.model_name,
                 "versions": [str(version) for version in served.versions()],
@@ -194,20 +211,20 @@ class Gateway:
             }
         )
 
-    async def model_ready(self, request: Request) -> Response:
+    async def model_ready(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /v2/models/{model}/ready`: the champion is loaded; a version that is named must be."""
-        served = self._served(request.path_params["model"])
-        ready = self._backend_of(served, request) is not None
-        return _json({"name": served.route.model_name, "ready": ready}, 200 if ready else 503)
+        served = self._served(scope["path_params"]["model"])
+        ready = self._backend_of(served, scope) is not None
+        return json_reply({"name": served.route.model_name, "ready": ready}, 200 if ready else 503)
 
-    async def model_statistics(self, request: Request) -> Response:
+    async def model_statistics(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /v2/models/{model}/stats`: what each loaded version has run in this process."""
-        served = self._served(request.path_params["model"])
-        self._backend_of(served, request)
-        wanted = request.path_params.get("version")
+        served = self._served(scope["path_params"]["model"])
+        self._backend_of(served, scope)
+        wanted = scope["path_params"].get("version")
         versions = served.versions() if wanted is None else [_version(wanted)]
         loaded = ((version, served.of_version(version)[1]) for version in versions)
-        return _json(
+        return json_reply(
             {
                 "model_stats": [
                     {"name": served.route.model_name, "version": str(version)} | backend.statistics.describe()
@@ -217,13 +234,14 @@ class Gateway:
             }
         )
 
-    async def expose_metrics(self, request: Request) -> Response:
+    async def expose_metrics(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /metrics`."""
-        return Response(generate_latest(self.components.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        page = generate_latest(self.components.metrics.registry)
+        return 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], page
 
-    def _backend_of(self, served: ServedRoute, request: Request) -> Backend | None:
+    def _backend_of(self, served: ServedRoute, scope: Scope) -> Backend | None:
         """Return the model that the path names: that version's, else the champion's."""
-        version = request.path_params.get("version")
+        version = scope["path_params"].get("version")
         return served.champion if version is None else served.of_version(_version(version))[1]
 
     def _served(self, model_name: str) -> ServedRoute:
@@ -247,16 +265,11 @@ def _request_key(headers: dict[bytes, bytes]) -> str | None:
     return None if value is None else check_identifier(value.decode("latin-1"), "the X-Stillhouse-Key header")
 
 
-def _json(document: object, status: int = 200) -> Response:
-    _, _, body = json_reply(document)
-    return Response(body, status, media_type="application/json")
-
-
-async def _refuse(request: Request, error: Exception) -> Response:
-    if isinstance(error, HTTPException):
-        return Response(error_reply(0, error.detail)[2], error.status_code, error.headers, "application/json")
-    assert isinstance(error, RequestError)
-    return Response(error_reply(0, error.message)[2], error.status, media_type="application/json")
+async def _refuse(log: RequestLog, request: Request, error: Exception) -> Response:
+    """Answer what meets no endpoint: 404 and 405."""
+    assert isinstance(error, HTTPException)
+    log.write(request.scope, error.status_code, [], 0.0, error.detail)
+    return Response(error_reply(0, error.detail)[2], error.status_code, error.headers, "application/json")
 
 
 async def _fail(request: Request, error: Exception) -> Response:

@@ -1,11 +1,12 @@
 """What one gateway process is told: where its folders are, how it listens, and its limits."""
 
+import ipaddress
 import os
 import socket
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 def default_replica() -> str:
@@ -31,6 +32,13 @@ class GatewayConfig(BaseModel):
     reuse_port: bool = Field(
         default=False, description="Let several gateways on one host share the port; the kernel divides connections."
     )
+    tokens: Path | None = Field(
+        default=None, description="File of the SHA-256 of the tokens that callers need; see infra.gateway.access."
+    )
+    allow_anonymous: bool = Field(default=False, description="Listen beyond loopback although there are no tokens.")
+    tls_cert: Path | None = Field(default=None, description="PEM file of the certificate, its chain included.")
+    tls_key: Path | None = Field(default=None, description="PEM file of its key.")
+    access_log: bool = Field(default=False, description="Log every request, not only those refused or failed.")
     max_connections: int = Field(default=1024, ge=1, description="Open connections beyond this are answered 503.")
     drain_s: float = Field(default=15.0, gt=0, description="Wait for running requests when told to stop.")
 
@@ -55,9 +63,24 @@ class GatewayConfig(BaseModel):
     flush_interval_s: float = Field(default=2.0, gt=0, description="Time after which a log segment is written.")
     buffer_bytes: int = Field(default=64 * 2**20, ge=1, description="Log records waiting in memory; more are lost.")
 
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key belong together; give both or neither")
+        if self.tokens is None and not self.allow_anonymous and not _is_loopback(self.host):
+            raise ValueError(
+                f"{self.host} is reached from other machines, and no tokens are asked of them; give a file of them "
+                "by --tokens or STILLHOUSE_GATEWAY_TOKENS, or say --allow-anonymous if something before it asks"
+            )
+        return self
+
     @classmethod
     def from_environment(cls, **given: Any) -> Self:
-        """Take what is not given from STILLHOUSE_STORE, STILLHOUSE_TRAFFIC, STILLHOUSE_HOME and STILLHOUSE_REPLICA."""
+        """Take what is not given from the environment.
+
+        It may hold STILLHOUSE_STORE, STILLHOUSE_TRAFFIC, STILLHOUSE_HOME, STILLHOUSE_REPLICA and
+        STILLHOUSE_GATEWAY_TOKENS.
+        """
         home = Path(os.environ.get("STILLHOUSE_HOME", ".stillhouse"))
         values: dict[str, Any] = {
             "store": os.environ.get("STILLHOUSE_STORE", home / "store"),
@@ -65,7 +88,16 @@ class GatewayConfig(BaseModel):
         }
         if replica := os.environ.get("STILLHOUSE_REPLICA"):
             values["replica"] = replica
+        if tokens := os.environ.get("STILLHOUSE_GATEWAY_TOKENS"):
+            values["tokens"] = tokens
         values |= {name: value for name, value in given.items() if value is not None}
         config = cls.model_validate(values)
         anchored = {name: getattr(config, name).expanduser().resolve() for name in ("store", "traffic")}
         return config.model_copy(update=anchored)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,20 +1,26 @@
-"""Bodies and replies on bare ASGI, for the two paths that every request takes."""
+"""Bodies and replies on bare ASGI: starlette's requests cost more than the split."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
+from infra.gateway.access import Access, Role
 from infra.gateway.errors import RequestError
 from infra.gateway.metrics import GatewayMetrics
+from infra.gateway.protocol.identifiers import new_id
+from infra.gateway.request_log import RequestLog
 
 Header = tuple[bytes, bytes]
 Reply = tuple[int, list[Header], bytes]
 
 JSON: Header = (b"content-type", b"application/json")
 _CLOSE: Header = (b"connection", b"close")
+_REQUEST_ID = b"x-stillhouse-request-id"
+_FAILED = 400
 
 logger = logging.getLogger(__name__)
 
@@ -26,23 +32,52 @@ class ClientGoneError(Exception):
 class JsonEndpoint:
     """An ASGI application around `answer`: refusals become 4xx replies, and anything else a 500 without details."""
 
-    def __init__(self, answer: Callable[[Scope, Receive], Awaitable[Reply]], metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Scope, Receive], Awaitable[Reply]],
+        metrics: GatewayMetrics,
+        *,
+        role: Role | None,
+        access: Access | None,
+        log: RequestLog,
+    ) -> None:
+        """Take what answers, and what it needs.
+
+        Args:
+            answer: gives the reply to one request.
+            metrics: where refusals are counted.
+            role: what a caller's token must allow; None lets everybody in.
+            access: the tokens; None where the gateway has none.
+            log: where refused and failed requests are told.
+        """
         self._answer = answer
         self._metrics = metrics
+        self._role = role
+        self._access = None if role is None else access
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
+        started = time.perf_counter()
+        failure = None
         try:
+            if self._access is not None and self._role is not None:
+                self._access.check(scope["headers"], self._role)
             status, headers, body = await self._answer(scope, receive)
         except RequestError as error:
             status, headers, body = error_reply(error.status, error.message, close=error.close)
+            headers += [*error.headers, (_REQUEST_ID, new_id().encode())]
+            failure = error.message
             self._metrics.refused.labels(str(error.status)).inc()
         except ClientGoneError:
             return
         except Exception:  # the last line of defence: the caller gets no traceback, the log does
-            logger.exception("a request failed unexpectedly")
             status, headers, body = error_reply(500, "internal error; the gateway's log has the details")
+            headers.append((_REQUEST_ID, new_id().encode()))
+            logger.exception("the request %s failed unexpectedly", headers[-1][1].decode())
         headers.append((b"content-length", b"%d" % len(body)))
+        if status >= _FAILED or self._log.every_request:
+            self._log.write(scope, status, headers, (time.perf_counter() - started) * 1e3, failure)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

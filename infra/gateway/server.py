@@ -4,14 +4,17 @@ import gc
 import logging
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable
 
 import uvicorn
 
+from infra.gateway.access import Access
 from infra.gateway.app import create_app
 from infra.gateway.config import GatewayConfig
+from infra.gateway.tls import Tls
 
 _KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that none is closed under a request
 _SWITCH_INTERVAL_S = 0.0005
@@ -36,16 +39,20 @@ class GatewayServer:
 
         Raises:
             OSError: the address is taken or not ours.
+            TokensError: the file of tokens cannot be used.
+            TlsError: certificate or key cannot be used.
         """
+        self._access = None if config.tokens is None else Access(config.tokens)
+        self._tls = None if config.tls_cert is None or config.tls_key is None else Tls(config.tls_cert, config.tls_key)
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         self._socket = socket.create_server(
             (config.host, config.port), family=family, backlog=_BACKLOG, reuse_port=config.reuse_port
         )
         host = f"[{config.host}]" if family == socket.AF_INET6 else config.host
-        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
+        self.url = f"{'http' if self._tls is None else 'https'}://{host}:{self._socket.getsockname()[1]}"
         self._server = _Server(
             uvicorn.Config(
-                create_app(config),
+                create_app(config, self._access),
                 loop="uvloop",
                 http="httptools",
                 ws="none",
@@ -54,6 +61,7 @@ class GatewayServer:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                ssl_context_factory=None if self._tls is None else self._context,
                 limit_concurrency=config.max_connections,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(1, round(config.drain_s)),
@@ -66,16 +74,30 @@ class GatewayServer:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._server.run(sockets=[self._socket])
 
+    def reload(self) -> None:
+        """Read tokens and certificate again; what is broken stays as it was, and the log says so."""
+        for part in (self._access, self._tls):
+            if part is not None:
+                part.reload()
+
     def stop(self) -> None:
         """Tell `run`, in another thread, to stop."""
         self._server.should_exit = True
+
+    def _context(self, *_: object) -> ssl.SSLContext:
+        assert self._tls is not None
+        return self._tls.context
 
 
 def serve(config: GatewayConfig, on_listening: Callable[[str], None] | None = None) -> None:
     """Serve until SIGINT or SIGTERM; `on_listening` is told the gateway's address.
 
+    SIGHUP reads tokens and certificate again.
+
     Raises:
         OSError: the address is taken or not ours.
+        TokensError: the file of tokens cannot be used.
+        TlsError: certificate or key cannot be used.
     """
     server = GatewayServer(config)
     if threading.current_thread() is threading.main_thread():
@@ -83,6 +105,7 @@ def serve(config: GatewayConfig, on_listening: Callable[[str], None] | None = No
         # done, and that must not kill a process that ended well.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: server.stop())
+        signal.signal(signal.SIGHUP, lambda *_: server.reload())
     logger.info("gateway %s listens on %s", config.replica, server.url)
     if on_listening:
         on_listening(server.url)

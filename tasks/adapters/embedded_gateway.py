@@ -1,5 +1,6 @@
 """A gateway for the length of a rollout, where none serves this store yet."""
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,8 @@ def gateway(settings: Settings, model_name: str) -> Iterator[str]:
 def run_gateway(command: Sequence[str], store: Path, traffic: Path, log_path: Path) -> Iterator[str]:
     """Start a gateway on a free port of the loopback interface for the block, and give its address.
 
-    It also ends when this process is killed: its standard input is then closed.
+    It also ends when this process is killed: its standard input is then closed. It asks nobody for a token, since
+    it is reached from this machine alone and for this long.
 
     Args:
         command: what starts a gateway, without its options.
@@ -50,10 +52,11 @@ def run_gateway(command: Sequence[str], store: Path, traffic: Path, log_path: Pa
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     options = ["--end-with-stdin", "--port", "0", "--store", str(store), "--traffic", str(traffic)]
+    environment = {name: value for name, value in os.environ.items() if name != "STILLHOUSE_GATEWAY_TOKENS"}
     pipe = subprocess.PIPE
     with (
         log_path.open("ab") as log,
-        _started([*command, *options], stdin=pipe, stdout=pipe, stderr=log, text=True) as process,
+        _started([*command, *options], env=environment, stdin=pipe, stdout=pipe, stderr=log, text=True) as process,
     ):
         assert process.stdout is not None
         try:

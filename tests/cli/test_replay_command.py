@@ -93,6 +93,9 @@ def test_replay_names_the_setting_when_no_gateway_answers(rows):
 def test_serve_names_the_remedy_when_it_cannot_start(tmp_path):
     places = ("--store", str(tmp_path), "--traffic", str(tmp_path))
     assert isinstance(run("serve", *places, "--replica", "../x").exception, UserError)
-    taken = run("serve", *places, "--host", "192.0.2.1")
+    open_to_all = run("serve", *places, "--host", "192.0.2.1")
+    assert isinstance(open_to_all.exception, UserError)
+    assert "--tokens" in str(open_to_all.exception)
+    taken = run("serve", *places, "--host", "192.0.2.1", "--allow-anonymous")
     assert isinstance(taken.exception, InfrastructureError)
     assert "--port" in str(taken.exception)

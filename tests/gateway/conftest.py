@@ -231,7 +231,7 @@ def start(site: Site) -> Iterator[Callable[..., Gateway]]:
     """Start a gateway on a free port; it polls fast, so that tests do not wait."""
     running: list[Gateway] = []
 
-    def start_gateway(**options: Any) -> Gateway:
+    def start_gateway(client_options: dict[str, Any] | None = None, **options: Any) -> Gateway:
         values: dict[str, Any] = {
             "store": site.store,
             "traffic": site.traffic,
@@ -243,7 +243,7 @@ def start(site: Site) -> Iterator[Callable[..., Gateway]]:
         server = GatewayServer(GatewayConfig(**(values | options)))
         thread = threading.Thread(target=server.run)
         thread.start()
-        client = httpx.Client(base_url=server.url, timeout=20, trust_env=False)
+        client = httpx.Client(base_url=server.url, timeout=20, trust_env=False, **(client_options or {}))
         gateway = Gateway(site, server, client, thread)
         running.append(gateway)
         eventually(lambda: client.get("/v2/health/live").is_success)

@@ -1,3 +1,4 @@
+import hashlib
 import http.client
 import math
 import socket
@@ -484,3 +485,82 @@ def test_any_body_is_answered_with_4xx_or_200_and_never_a_traceback(gateway, bod
         assert reply.status_code == 200 or 400 <= reply.status_code < 500
         assert b"Traceback" not in reply.content
         assert isinstance(reply.json(), dict)
+
+
+ROLES = {"infer": "caller", "feedback": "labeller", "admin": "operator"}
+NEEDS = {
+    ("POST", "/v2/models/digits/infer"): "infer",
+    ("POST", "/v2/models/digits/versions/1/infer"): "infer",
+    ("POST", "/invocations"): "infer",
+    ("GET", "/v2/models/digits"): "infer",
+    ("GET", "/v2/models/digits/versions/1"): "infer",
+    ("POST", "/v2/models/digits/feedback"): "feedback",
+    ("GET", "/v2/models/digits/stats"): "admin",
+    ("GET", "/v2/models/digits/versions/1/stats"): "admin",
+    ("GET", "/metrics"): "admin",
+    ("GET", "/v2"): None,
+    ("GET", "/ping"): None,
+    ("GET", "/v2/health/live"): None,
+    ("GET", "/v2/health/ready"): None,
+    ("GET", "/v2/models/digits/ready"): None,
+    ("GET", "/v2/models/digits/versions/1/ready"): None,
+}
+
+
+def test_tokens_open_what_their_role_needs_and_nothing_else(start, site, models, make_body, tmp_path):
+    tokens = tmp_path / "tokens.json"
+    tokens.write_bytes(orjson.dumps({role: [hashlib.sha256(t.encode()).hexdigest()] for role, t in ROLES.items()}))
+    gateway = start(tokens=tokens)
+    site.wait_for(site.route(site.put(models.linear())))
+    for (method, path), needed in NEEDS.items():
+        body = b'{"id": "r", "labels": [1]}' if path.endswith("feedback") else make_body(X[:1])
+        body = orjson.dumps({"inputs": X[:1].tolist()}) if path == "/invocations" else body
+
+        def status(token, method=method, path=path, body=body):
+            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+            content = body if method == "POST" else None
+            reply = gateway.http.request(method, path, content=content, headers=headers)
+            if reply.status_code in (401, 403):
+                assert set(reply.json()) == {"error"}
+                assert reply.headers["www-authenticate"].startswith("Bearer")
+            return reply.status_code
+
+        assert status(None) == status("nobody") == (401 if needed else 200), path
+        for role, token in ROLES.items():
+            assert status(token) == (200 if needed in (None, role) or role == "admin" else 403), (path, role)
+
+
+def test_an_unknown_model_is_no_404_to_a_caller_without_a_token(start, site, tmp_path):
+    tokens = tmp_path / "tokens.json"
+    tokens.write_bytes(orjson.dumps({"infer": [hashlib.sha256(b"caller").hexdigest()]}))
+    gateway = start(tokens=tokens)
+    assert gateway.http.post("/v2/models/unknown/infer", content=b"{}").status_code == 401
+
+
+def test_a_refused_request_is_one_line_in_the_log_and_an_answered_one_is_none(gateway, make_body, caplog):
+    with caplog.at_level("INFO", logger="infra.gateway.requests"):
+        assert gateway.infer(X[:1]).status_code == 200
+        reply = gateway.http.post(gateway.path, content=b"{")
+        gateway.http.get("/nothing")
+    lines = [record.fields for record in caplog.records if record.name == "infra.gateway.requests"]
+    assert [(line["status"], line["path"]) for line in lines] == [(400, gateway.path), (404, "/nothing")]
+    assert lines[0]["request_id"] == reply.headers["x-stillhouse-request-id"]
+    assert lines[0]["ms"] > 0
+
+
+def test_a_failed_answer_is_logged_with_arm_and_version(start, site, models, caplog):
+    gateway = start()
+    site.wait_for(site.route(site.put(models.raising())))
+    with caplog.at_level("INFO", logger="infra.gateway.requests"):
+        assert gateway.infer(np.full((1, 4), 3, np.float32), "r").status_code == 500
+    (line,) = [record.fields for record in caplog.records if record.name == "infra.gateway.requests"]
+    assert (line["status"], line["request_id"], line["arm"], line["model_version"]) == (500, "r", "champion", "1")
+
+
+def test_every_request_is_logged_when_the_access_log_is_on(start, site, models, caplog):
+    gateway = start(access_log=True)
+    site.wait_for(site.route(site.put(models.linear())))
+    with caplog.at_level("INFO", logger="infra.gateway.requests"):
+        gateway.infer(X[:1], "r")
+    lines = [record.fields for record in caplog.records if record.name == "infra.gateway.requests"]
+    assert (lines[-1]["status"], lines[-1]["request_id"], lines[-1]["arm"]) == (200, "r", "champion")

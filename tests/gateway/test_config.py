@@ -32,3 +32,29 @@ def test_default_replica_is_a_file_name_that_holds_the_process_number(monkeypatc
 def test_config_is_refused_when_a_value_is_wrong(wrong, tmp_path):
     with pytest.raises(ValidationError):
         GatewayConfig(**({"store": tmp_path, "traffic": tmp_path} | wrong))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org"])
+def test_config_refuses_to_listen_beyond_loopback_without_tokens(host, tmp_path):
+    places = {"store": tmp_path, "traffic": tmp_path, "host": host}
+    with pytest.raises(ValidationError, match=r"--tokens.*--allow-anonymous"):
+        GatewayConfig(**places)
+    assert GatewayConfig(**places, allow_anonymous=True).host == host
+    assert GatewayConfig(**places, tokens=tmp_path / "tokens.json").host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "localhost"])
+def test_config_needs_no_tokens_on_loopback(host, tmp_path):
+    assert GatewayConfig(store=tmp_path, traffic=tmp_path, host=host).tokens is None
+
+
+def test_config_wants_certificate_and_key_together(tmp_path):
+    for given in ({"tls_cert": tmp_path / "c"}, {"tls_key": tmp_path / "k"}):
+        with pytest.raises(ValidationError, match="belong together"):
+            GatewayConfig(store=tmp_path, traffic=tmp_path, **given)
+
+
+def test_from_environment_takes_the_file_of_tokens(monkeypatch):
+    monkeypatch.setenv("STILLHOUSE_GATEWAY_TOKENS", "/run/secrets/tokens.json")
+    config = GatewayConfig.from_environment(host="0.0.0.0")
+    assert str(config.tokens) == "/run/secrets/tokens.json"
