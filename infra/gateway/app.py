@@ -17,11 +17,13 @@ from starlette.routing import Route as Endpoint
 from starlette.types import Receive, Scope, Send
 
 from infra.gateway.access import Access
+from infra.gateway.admission import ARRIVAL, Admission
 from infra.gateway.backend import Backend
 from infra.gateway.components import Components
 from infra.gateway.config import GatewayConfig
-from infra.gateway.errors import RequestError
-from infra.gateway.http import JSON, Header, JsonEndpoint, Reply, error_reply, json_reply, read_body
+from infra.gateway.dispatch import Answer
+from infra.gateway.errors import BusyError, RequestError
+from infra.gateway.http import CLOSE, JSON, Header, JsonEndpoint, Reply, error_reply, json_reply, read_body
 from infra.gateway.protocol import InferRequest, check_identifier, parse_feedback, parse_json_length
 from infra.gateway.records import FeedbackRecord
 from infra.gateway.request_log import RequestLog
@@ -35,14 +37,15 @@ _JSON_LENGTH = b"inference-header-content-length"
 logger = logging.getLogger(__name__)
 
 
-def create_app(config: GatewayConfig, access: Access | None = None) -> Starlette:
+def create_app(config: GatewayConfig, admission: Admission, access: Access | None = None) -> Starlette:
     """Build the application; its threads run from the lifespan's start to its end.
 
     Args:
         config: what the gateway is told.
+        admission: what bounds its requests.
         access: the tokens that callers need; None lets everybody in.
     """
-    gateway = Gateway(config)
+    gateway = Gateway(config, admission)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -72,6 +75,7 @@ def create_app(config: GatewayConfig, access: Access | None = None) -> Starlette
     ]
     return _GatewayApp(
         infer,
+        admission,
         routes=routes,
         lifespan=lifespan,
         exception_handlers={HTTPException: functools.partial(_refuse, log), Exception: _fail},
@@ -89,12 +93,15 @@ def _post(path: str, endpoint: JsonEndpoint) -> Endpoint:
 class _GatewayApp(Starlette):
     """Starlette with a short cut to inference: its middleware and routing cost 15 µs, a tenth of a request."""
 
-    def __init__(self, infer: JsonEndpoint, **options: Any) -> None:
+    def __init__(self, infer: JsonEndpoint, admission: Admission, **options: Any) -> None:
         super().__init__(**options)
         self._infer = infer
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request, or run the lifespan."""
+        if ARRIVAL in scope:
+            self._admission.leave_queue()
         if scope["type"] == "http" and scope["method"] == "POST":
             path = scope["path"]
             if path.startswith(_MODELS) and path.endswith(_INFER):
@@ -108,36 +115,46 @@ class _GatewayApp(Starlette):
 class Gateway:
     """The endpoints, on bare ASGI."""
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, admission: Admission) -> None:
         self._config = config
+        self._admission = admission
         self.components = Components(config)
         self._version = _package_version()
 
     async def infer(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `POST /v2/models/{model}/infer`, and the same of one version."""
+        waited_s = self._admission.begin(scope)
         named = scope["path_params"]
         served = self._served(named["model"])
         sent = dict(scope["headers"])
-        body = await read_body(sent, receive, self._config.max_body_bytes, self._config.body_timeout_s)
+        body = await self._body(sent, receive)
         length = sent.get(_JSON_LENGTH)
         request = served.parser.parse(body, None if length is None else parse_json_length(length))
-        return await self._answer(served, request, sent, named.get("version"))
+        return await self._answer(served, request, sent, named.get("version"), waited_s)
 
     async def invocations(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `POST /invocations`, MLflow's scoring protocol, for the only model or the one that a header names."""
+        waited_s = self._admission.begin(scope)
         sent = dict(scope["headers"])
         served = self._served(self._invoked(sent))
-        body = await read_body(sent, receive, self._config.max_body_bytes, self._config.body_timeout_s)
-        return await self._answer(served, served.parser.parse_invocation(body), sent, None)
+        body = await self._body(sent, receive)
+        return await self._answer(served, served.parser.parse_invocation(body), sent, None, waited_s)
 
     async def _answer(
-        self, served: ServedRoute, request: InferRequest, sent: dict[bytes, bytes], version: str | None
+        self,
+        served: ServedRoute,
+        request: InferRequest,
+        sent: dict[bytes, bytes],
+        version: str | None,
+        waited_s: float,
     ) -> Reply:
-        dispatcher = self.components.dispatcher
-        if version is not None:
-            answer = await dispatcher.infer_version(served, request, _version(version))
+        started = time.perf_counter()
+        if served.expected_ms(len(request.inputs)) > self._config.inline_limit_ms:
+            async with self._admission.thread(waited_s):
+                answer = await self._dispatched(served, request, sent, version)
         else:
-            answer = await dispatcher.infer(served, request, _request_key(sent) or request.request_id)
+            answer = await self._dispatched(served, request, sent, version)
+            self._admission.observe(time.perf_counter() - started)
         headers: list[Header] = [
             (b"x-stillhouse-arm", answer.arm.encode()),
             (b"x-stillhouse-served-by", answer.served_by.encode()),
@@ -146,6 +163,8 @@ class Gateway:
             (b"x-stillhouse-route-version", b"%d" % served.version),
             (b"x-stillhouse-request-id", request.request_id.encode()),
         ]
+        if self._admission.draining:
+            headers.append(CLOSE)
         if answer.encoded is None:
             status, plain, body = error_reply(500, "the model gave no usable answer to this input")
             return status, [*plain, *headers], body
@@ -155,6 +174,18 @@ class Gateway:
         else:
             headers += [(b"content-type", b"application/octet-stream"), (_JSON_LENGTH, b"%d" % json_bytes)]
         return 200, headers, body
+
+    async def _dispatched(
+        self, served: ServedRoute, request: InferRequest, sent: dict[bytes, bytes], version: str | None
+    ) -> Answer:
+        dispatcher = self.components.dispatcher
+        if version is not None:
+            return await dispatcher.infer_version(served, request, _version(version))
+        return await dispatcher.infer(served, request, _request_key(sent) or request.request_id)
+
+    async def _body(self, sent: dict[bytes, bytes], receive: Receive) -> bytes:
+        limits = self._config.max_body_bytes, self._config.body_timeout_s
+        return await read_body(sent, receive, self._admission, *limits)
 
     def _invoked(self, sent: dict[bytes, bytes]) -> str:
         name = sent.get(_MODEL_HEADER)
@@ -169,7 +200,7 @@ class Gateway:
         """Answer `POST /v2/models/{model}/feedback`."""
         served = self._served(scope["path_params"]["model"])
         sent = dict(scope["headers"])
-        body = await read_body(sent, receive, self._config.max_body_bytes, self._config.body_timeout_s)
+        body = await self._body(sent, receive)
         feedback = parse_feedback(body, served.route.signature, self._config.max_batch_rows)
         name = served.route.model_name
         record = FeedbackRecord(name, feedback.request_id, time.time_ns() // 1000, feedback.labels)
@@ -194,8 +225,8 @@ class Gateway:
     async def ready(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /v2/health/ready`, and MLflow's `GET /ping`: every routed model can answer."""
         table = self.components.table
-        ready = table.scanned and not table.waiting
-        return json_reply({"ready": ready, "models": table.names()}, 200 if ready else 503)
+        ready = table.scanned and not table.waiting and not self._admission.draining
+        return _readiness({"ready": ready, "models": table.names()}, ready=ready)
 
     async def model_metadata(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /v2/models/{model}`, and the same of one version."""
@@ -215,7 +246,7 @@ class Gateway:
         """Answer `GET /v2/models/{model}/ready`: the champion is loaded; a version that is named must be."""
         served = self._served(scope["path_params"]["model"])
         ready = self._backend_of(served, scope) is not None
-        return json_reply({"name": served.route.model_name, "ready": ready}, 200 if ready else 503)
+        return _readiness({"name": served.route.model_name, "ready": ready}, ready=ready)
 
     async def model_statistics(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /v2/models/{model}/stats`: what each loaded version has run in this process."""
@@ -248,9 +279,17 @@ class Gateway:
         served = self.components.table.get(model_name)
         if served is None:
             if model_name in self.components.table.waiting:
-                raise RequestError(503, "this model's champion is not loaded; see the gateway's log")
+                message = "this model's champion is not loaded; see the gateway's log"
+                raise BusyError(503, message, retry_after_s=self._config.retry_interval_s)
+            if not self.components.table.scanned:
+                raise BusyError(503, "this gateway has just begun and has not read its routes")
             raise RequestError(404, "no such model; GET /v2/health/ready lists those that are served")
         return served
+
+
+def _readiness(document: object, *, ready: bool) -> Reply:
+    status, headers, body = json_reply(document, 200 if ready else 503)
+    return status, headers if ready else [*headers, (b"retry-after", b"1")], body
 
 
 def _version(text: str) -> int:

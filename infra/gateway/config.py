@@ -42,6 +42,19 @@ class GatewayConfig(BaseModel):
     max_connections: int = Field(default=1024, ge=1, description="Open connections beyond this are answered 503.")
     drain_s: float = Field(default=15.0, gt=0, description="Wait for running requests when told to stop.")
 
+    drain_grace_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="Go on answering for this long when told to stop, while readiness says no, so that balancers "
+        "stop sending first.",
+    )
+    header_timeout_s: float = Field(default=10.0, gt=0, description="A connection whose headers take longer is closed.")
+    max_queue: int = Field(default=512, ge=1, description="Requests waiting for their turn; more are answered 429.")
+    max_uploads: int = Field(
+        default=64, ge=1, description="Bodies that come in several parts at one time; more are answered 429."
+    )
+    deadline_s: float = Field(default=5.0, gt=0, description="Requests that wait longer are answered 503.")
+
     poll_interval_s: float = Field(default=0.5, gt=0, description="How often new route versions are looked for.")
     retry_interval_s: float = Field(default=5.0, gt=0, description="Pause before a failed arm is loaded again.")
     heartbeat_interval_s: float = Field(default=10.0, gt=0, description="How often acknowledgements are renewed.")

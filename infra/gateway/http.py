@@ -9,6 +9,7 @@ import orjson
 from starlette.types import Message, Receive, Scope, Send
 
 from infra.gateway.access import Access, Role
+from infra.gateway.admission import Admission
 from infra.gateway.errors import RequestError
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.protocol.identifiers import new_id
@@ -18,7 +19,7 @@ Header = tuple[bytes, bytes]
 Reply = tuple[int, list[Header], bytes]
 
 JSON: Header = (b"content-type", b"application/json")
-_CLOSE: Header = (b"connection", b"close")
+CLOSE: Header = (b"connection", b"close")
 _REQUEST_ID = b"x-stillhouse-request-id"
 _FAILED = 400
 
@@ -90,17 +91,20 @@ def json_reply(document: object, status: int = 200) -> Reply:
 def error_reply(status: int, message: str, *, close: bool = False) -> Reply:
     """Make the reply that every error has: `{"error": message}`."""
     _, headers, body = json_reply({"error": message})
-    return status, [*headers, _CLOSE] if close else headers, body
+    return status, [*headers, CLOSE] if close else headers, body
 
 
-async def read_body(headers: dict[bytes, bytes], receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
+async def read_body(
+    headers: dict[bytes, bytes], receive: Receive, admission: Admission, limit_bytes: int, timeout_s: float
+) -> bytes:
     """Return the request's body.
 
     A body that is declared too long is refused before any of it is read, one without a declared
     length as soon as it passes the limit.
 
     Raises:
-        RequestError: 413 beyond `limit_bytes`, 415 when it is compressed, 408 after `timeout_s`.
+        RequestError: 413 beyond `limit_bytes`, 415 when it is compressed, 408 after `timeout_s`, 429 when too
+            many others are still coming.
         ClientGoneError: the caller left.
     """
     if int(headers.get(b"content-length", 0)) > limit_bytes:
@@ -114,8 +118,9 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive, limit_bytes: 
             raise _too_long(limit_bytes)
         return body
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _read_rest(message, receive, limit_bytes)
+        with admission.upload():
+            async with asyncio.timeout(timeout_s):
+                return await _read_rest(message, receive, limit_bytes)
     except TimeoutError:
         raise RequestError(408, f"the body took longer than {timeout_s:g} s", close=True) from None
 

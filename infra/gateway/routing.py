@@ -49,6 +49,11 @@ class ServedRoute:
             return "challenger", self.challenger
         raise RequestError(404, "that version is not served; GET /v2/models/MODEL lists those that are")
 
+    def expected_ms(self, num_rows: int) -> float:
+        """Return what the slower of the loaded models is expected to take."""
+        champion_ms = self.champion.expected_ms(num_rows)
+        return champion_ms if self.challenger is None else max(champion_ms, self.challenger.expected_ms(num_rows))
+
     def versions(self) -> list[int]:
         """Return the versions that the route names, the champion's first."""
         return [arm.version for arm in (self.route.champion, self.route.challenger) if arm]

@@ -1,5 +1,6 @@
 """A gateway process: listens, serves, and leaves nothing unwritten when it is told to stop."""
 
+import asyncio
 import gc
 import logging
 import signal
@@ -7,28 +8,46 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import uvicorn
 
 from infra.gateway.access import Access
+from infra.gateway.admission import Admission
 from infra.gateway.app import create_app
 from infra.gateway.config import GatewayConfig
+from infra.gateway.connection import connection_class
 from infra.gateway.tls import Tls
 
 _KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that none is closed under a request
 _SWITCH_INTERVAL_S = 0.0005
 _BACKLOG = 2048
+_POLL_S = 0.05
 
 logger = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, admission: Admission, grace_s: float) -> None:
+        super().__init__(config)
+        self._admission = admission
+        self._grace_s = grace_s
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then spare the collector what lives as long as the process: 15 µs of every request."""
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say first that no more requests are wanted, and end when those that send them have heard it."""
+        self._admission.draining = True
+        until = time.monotonic() + self._grace_s
+        while time.monotonic() < until and not self.force_exit:
+            await asyncio.sleep(_POLL_S)
+        self._admission.closed = True
+        await super().shutdown(sockets)
 
 
 class GatewayServer:
@@ -50,11 +69,13 @@ class GatewayServer:
         )
         host = f"[{config.host}]" if family == socket.AF_INET6 else config.host
         self.url = f"{'http' if self._tls is None else 'https'}://{host}:{self._socket.getsockname()[1]}"
+        limits = config.model_dump(include={"num_threads", "max_queue", "max_uploads", "deadline_s"})
+        admission = Admission(**limits)
         self._server = _Server(
             uvicorn.Config(
-                create_app(config, self._access),
+                create_app(config, admission, self._access),
                 loop="uvloop",
-                http="httptools",
+                http=connection_class(admission, config.header_timeout_s),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -65,7 +86,9 @@ class GatewayServer:
                 limit_concurrency=config.max_connections,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(1, round(config.drain_s)),
-            )
+            ),
+            admission,
+            config.drain_grace_s,
         )
 
     def run(self) -> None:

@@ -150,3 +150,24 @@ def test_a_replica_name_that_is_no_file_name_ends_the_process_with_2(site):
     assert ended.returncode == 2
     assert "replica" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_gateway_that_is_told_to_stop_says_so_and_still_answers_for_its_grace(start, site, models, poll, make_body):
+    gateway = start(drain_grace_s=1.0)
+    site.wait_for(site.route(site.put(models.linear())))
+    assert gateway.infer(X[:1]).headers.get("connection") != "close"
+    gateway.server.stop()
+    told = poll(lambda: (reply := gateway.http.get("/v2/health/ready")).status_code == 503 and reply)
+    assert told.headers["retry-after"] == "1"
+    last = gateway.infer(X[:1])
+    assert (last.status_code, last.headers["connection"]) == (200, "close")
+    gateway.thread.join(timeout=20)
+    assert not gateway.thread.is_alive()
+
+
+def test_a_model_that_is_not_loaded_is_a_503_that_says_when_to_come_back(start, site, make_body, poll):
+    gateway = start(retry_interval_s=7.0)
+    site.wait_for(site.route("0" * 64))
+    reply = gateway.infer(X[:1])
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "7")
+    assert gateway.http.get("/v2/health/ready").headers["retry-after"] == "1"
