@@ -24,6 +24,7 @@ from infra.gateway.config import GatewayConfig
 from infra.gateway.dispatch import Answer
 from infra.gateway.errors import BusyError, RequestError
 from infra.gateway.http import CLOSE, JSON, Header, JsonEndpoint, Reply, error_reply, json_reply, read_body
+from infra.gateway.openapi.document import openapi_json
 from infra.gateway.protocol import InferRequest, check_identifier, parse_feedback, parse_json_length
 from infra.gateway.records import FeedbackRecord
 from infra.gateway.request_log import RequestLog
@@ -71,6 +72,7 @@ def create_app(config: GatewayConfig, admission: Admission, access: Access | Non
         _get("/v2/models/{model}/versions/{version}", endpoint(gateway.model_metadata, role="infer")),
         _get("/v2/models/{model}/versions/{version}/ready", endpoint(gateway.model_ready, role=None)),
         _get("/v2/models/{model}/versions/{version}/stats", endpoint(gateway.model_statistics, role="admin")),
+        _get("/openapi.json", endpoint(gateway.describe, role=None)),
         _get("/metrics", endpoint(gateway.expose_metrics, role="admin")),
     ]
     return _GatewayApp(
@@ -264,6 +266,10 @@ class Gateway:
                 ]
             }
         )
+
+    async def describe(self, scope: Scope, receive: Receive) -> Reply:
+        """Answer `GET /openapi.json`."""
+        return 200, [JSON], openapi_json(self._version)
 
     async def expose_metrics(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /metrics`."""

@@ -53,7 +53,7 @@ class JsonEndpoint:
         """
         self._answer = answer
         self._metrics = metrics
-        self._role = role
+        self.role = role
         self._access = None if role is None else access
         self._log = log
 
@@ -62,8 +62,8 @@ class JsonEndpoint:
         started = time.perf_counter()
         failure = None
         try:
-            if self._access is not None and self._role is not None:
-                self._access.check(scope["headers"], self._role)
+            if self._access is not None and self.role is not None:
+                self._access.check(scope["headers"], self.role)
             status, headers, body = await self._answer(scope, receive)
         except RequestError as error:
             status, headers, body = error_reply(error.status, error.message, close=error.close)

@@ -500,6 +500,7 @@ NEEDS = {
     ("GET", "/metrics"): "admin",
     ("GET", "/v2"): None,
     ("GET", "/ping"): None,
+    ("GET", "/openapi.json"): None,
     ("GET", "/v2/health/live"): None,
     ("GET", "/v2/health/ready"): None,
     ("GET", "/v2/models/digits/ready"): None,
