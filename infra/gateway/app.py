@@ -131,7 +131,7 @@ class Gateway:
         sent = dict(scope["headers"])
         body = await self._body(sent, receive)
         length = sent.get(_JSON_LENGTH)
-        request = served.parser.parse(body, None if length is None else parse_json_length(length))
+        request = served.parser.parse(body, None if length is None else _json_length(length, sent))
         return await self._answer(served, request, sent, named.get("version"), waited_s)
 
     async def invocations(self, scope: Scope, receive: Receive) -> Reply:
@@ -302,6 +302,14 @@ def _version(text: str) -> int:
     if not text.isdecimal() or not text.isascii() or len(text) > _MAX_VERSION_DIGITS:
         raise RequestError(404, "a version is a number; GET /v2/models/MODEL lists those that are served")
     return int(text)
+
+
+def _json_length(value: bytes, sent: dict[bytes, bytes]) -> int:
+    length = parse_json_length(value)
+    if length == 0 and sent.get(b"content-type", b"").lower().startswith(b"application/json"):
+        # 48 letters of JSON are also twelve finite floats: they would be answered, and wrongly
+        raise RequestError(400, "Inference-Header-Content-Length 0 means bare values, and Content-Type says JSON")
+    return length
 
 
 def _request_key(headers: dict[bytes, bytes]) -> str | None:

@@ -89,6 +89,13 @@ def test_infer_takes_bare_values(gateway, models):
     np.testing.assert_allclose(values, models.expected(X[:2]), rtol=1e-5)
 
 
+def test_infer_refuses_json_that_is_announced_as_bare_values(gateway, make_body):
+    body = make_body(X[:1])
+    body += b" " * (-len(body) % 16)  # whole rows of finite floats, if they were read so
+    headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/json"}
+    assert gateway.http.post(gateway.path, content=body, headers=headers).status_code == 400
+
+
 @pytest.mark.parametrize("length", ["-1", "many", "99999", "9" * 40])
 def test_infer_refuses_a_length_of_the_json_that_cannot_be(gateway, make_body, length):
     reply = gateway.http.post(
