@@ -19,6 +19,7 @@ def serve(
         bool,
         typer.Option("--reuse-port", help="Let several gateways on this machine share the port, one for each core."),
     ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port, one for each core.")] = 1,
     tokens: Annotated[
         Path | None,
         typer.Option(
@@ -57,6 +58,7 @@ def serve(
     from infra.gateway.config import GatewayConfig
     from infra.gateway.request_log import configure_logging
     from infra.gateway.server import serve as serve_gateway
+    from infra.gateway.supervisor import supervise
     from infra.gateway.tls import TlsError
     from tasks.contracts.errors import InfrastructureError, UserError
     from tasks.runtime.settings import current_settings
@@ -80,7 +82,9 @@ def serve(
         raise UserError("; ".join(" ".join([*map(str, one["loc"]), one["msg"]]) for one in error.errors())) from error
     configure_logging(log_format)
     try:
-        serve_gateway(config, on_listening=lambda url: typer.echo(url))
+        if workers > 1:
+            raise typer.Exit(supervise(config, workers, log_format, on_listening=typer.echo))
+        serve_gateway(config, on_listening=typer.echo)
     except (TokensError, TlsError) as error:
         raise UserError(str(error)) from error
     except OSError as error:

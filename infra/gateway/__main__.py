@@ -5,13 +5,16 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
+import yaml
 from pydantic import ValidationError
 
 from infra.gateway.access import TokensError
 from infra.gateway.config import GatewayConfig
 from infra.gateway.request_log import configure_logging
 from infra.gateway.server import serve
+from infra.gateway.supervisor import supervise
 from infra.gateway.tls import TlsError
 
 
@@ -20,14 +23,20 @@ def main(arguments: list[str] | None = None) -> int:
     given = vars(_parser().parse_args(arguments))
     if given.pop("end_with_stdin"):
         threading.Thread(target=_end_with_stdin, daemon=True).start()
-    configure_logging(given.pop("log_format"))
+    log_format, num_workers = given.pop("log_format"), given.pop("workers")
+    configure_logging(log_format)
     try:
-        config = GatewayConfig.from_environment(**given)
+        config = GatewayConfig.from_environment(file=given.pop("config"), **given)
+    except (OSError, yaml.YAMLError, TypeError) as error:
+        sys.stderr.write(f"--config cannot be read: {error}\n")
+        return 2
     except ValidationError as error:
         for one in error.errors():
             sys.stderr.write(f"{' '.join(map(str, one['loc']))} {one['msg']}".strip() + "\n")
         return 2
     try:
+        if num_workers > 1:
+            return supervise(config, num_workers, log_format, on_listening=_announce)
         serve(config, on_listening=_announce)
     except (TokensError, TlsError) as error:
         sys.stderr.write(f"{error}\n")
@@ -57,13 +66,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one; 8080 if not given")
     parser.add_argument("--replica", help="name of this process among the gateways (STILLHOUSE_REPLICA)")
     parser.add_argument("--end-with-stdin", action="store_true", help="stop when standard input is closed")
-    parser.add_argument("--reuse-port", action="store_true", help="let several gateways share the port")
+    parser.add_argument("--reuse-port", action="store_true", default=None, help="let several gateways share the port")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the port")
+    parser.add_argument("--config", type=Path, help="file of further settings, JSON or YAML; options count before it")
     parser.add_argument("--tokens", help="file of the tokens that callers need (STILLHOUSE_GATEWAY_TOKENS)")
-    parser.add_argument("--allow-anonymous", action="store_true", help="listen beyond loopback without tokens")
+    parser.add_argument(
+        "--allow-anonymous", action="store_true", default=None, help="listen beyond loopback without tokens"
+    )
     parser.add_argument("--tls-cert", help="PEM file of the certificate and its chain")
     parser.add_argument("--tls-key", help="PEM file of its key")
     parser.add_argument("--log-format", choices=["text", "json"], default="text", help="form of the log's lines")
-    parser.add_argument("--access-log", action="store_true", help="log every request")
+    parser.add_argument("--access-log", action="store_true", default=None, help="log every request")
     return parser
 
 

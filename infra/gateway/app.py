@@ -1,5 +1,6 @@
 """The gateway as an ASGI application: Open Inference Protocol v2, feedback, and metrics."""
 
+import asyncio
 import contextlib
 import functools
 import importlib.metadata
@@ -28,10 +29,11 @@ from infra.gateway.openapi.document import openapi_json
 from infra.gateway.protocol import InferRequest, check_identifier, parse_feedback, parse_json_length
 from infra.gateway.records import FeedbackRecord
 from infra.gateway.request_log import RequestLog
-from infra.gateway.routing import ServedRoute
+from infra.gateway.routing import RoutingTable, ServedRoute
 
 _MODELS, _VERSIONS, _INFER = "/v2/models/", "/versions/", "/infer"
 _MAX_VERSION_DIGITS = 9
+_LOADED_WITHIN_S, _POLL_S = 30.0, 0.02
 _MODEL_HEADER = b"x-stillhouse-model"
 _JSON_LENGTH = b"inference-header-content-length"
 
@@ -51,6 +53,8 @@ def create_app(config: GatewayConfig, admission: Admission, access: Access | Non
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         gateway.components.start()
+        if config.reuse_port:
+            await _first_scan(gateway.components.table)
         yield
         gateway.components.stop()
 
@@ -82,6 +86,14 @@ def create_app(config: GatewayConfig, admission: Admission, access: Access | Non
         lifespan=lifespan,
         exception_handlers={HTTPException: functools.partial(_refuse, log), Exception: _fail},
     )
+
+
+async def _first_scan(table: RoutingTable) -> None:
+    """Wait until the models are loaded; without a store that can be read, serve all the same and say not ready."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LOADED_WITHIN_S):
+            while not table.scanned:
+                await asyncio.sleep(_POLL_S)
 
 
 def _get(path: str, endpoint: JsonEndpoint) -> Endpoint:

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
@@ -88,10 +89,10 @@ class GatewayConfig(BaseModel):
         return self
 
     @classmethod
-    def from_environment(cls, **given: Any) -> Self:
-        """Take what is not given from the environment.
+    def from_environment(cls, *, file: Path | None = None, **given: Any) -> Self:
+        """Take what is not given from `file`, in JSON or YAML with the names of the fields, else from the environment.
 
-        It may hold STILLHOUSE_STORE, STILLHOUSE_TRAFFIC, STILLHOUSE_HOME, STILLHOUSE_REPLICA and
+        The latter may hold STILLHOUSE_STORE, STILLHOUSE_TRAFFIC, STILLHOUSE_HOME, STILLHOUSE_REPLICA and
         STILLHOUSE_GATEWAY_TOKENS.
         """
         home = Path(os.environ.get("STILLHOUSE_HOME", ".stillhouse"))
@@ -103,6 +104,8 @@ class GatewayConfig(BaseModel):
             values["replica"] = replica
         if tokens := os.environ.get("STILLHOUSE_GATEWAY_TOKENS"):
             values["tokens"] = tokens
+        if file is not None:
+            values |= yaml.safe_load(file.read_text(encoding="utf-8"))
         values |= {name: value for name, value in given.items() if value is not None}
         config = cls.model_validate(values)
         anchored = {name: getattr(config, name).expanduser().resolve() for name in ("store", "traffic")}

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, admission: Admission, grace_s: float) -> None:
         super().__init__(config)
+        self.on_started: Callable[[], None] | None = None
         self._admission = admission
         self._grace_s = grace_s
 
@@ -39,6 +40,8 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
+        if self.on_started:
+            self.on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say first that no more requests are wanted, and end when those that send them have heard it."""
@@ -51,7 +54,11 @@ class _Server(uvicorn.Server):
 
 
 class GatewayServer:
-    """One gateway on one socket, which is bound at once, so that `url` is known before it serves."""
+    """One gateway on one socket, which is bound at once, so that `url` is known before it serves.
+
+    On a port of its own it also listens at once: who connects early waits a moment. On a shared port it listens when
+    its models are loaded, since the others can answer until then.
+    """
 
     def __init__(self, config: GatewayConfig) -> None:
         """Bind the socket.
@@ -63,12 +70,8 @@ class GatewayServer:
         """
         self._access = None if config.tokens is None else Access(config.tokens)
         self._tls = None if config.tls_cert is None or config.tls_key is None else Tls(config.tls_cert, config.tls_key)
-        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        self._socket = socket.create_server(
-            (config.host, config.port), family=family, backlog=_BACKLOG, reuse_port=config.reuse_port
-        )
-        host = f"[{config.host}]" if family == socket.AF_INET6 else config.host
-        self.url = f"{'http' if self._tls is None else 'https'}://{host}:{self._socket.getsockname()[1]}"
+        self._socket = shared_socket(config) if config.reuse_port else _listening_socket(config)
+        self.url = gateway_url(config, self._socket.getsockname()[1])
         limits = config.model_dump(include={"num_threads", "max_queue", "max_uploads", "deadline_s"})
         admission = Admission(**limits)
         self._server = _Server(
@@ -91,8 +94,9 @@ class GatewayServer:
             config.drain_grace_s,
         )
 
-    def run(self) -> None:
+    def run(self, on_started: Callable[[], None] | None = None) -> None:
         """Serve until told to stop, then answer what is running, write the logs, and return."""
+        self._server.on_started = on_started
         # Threads that log and shadow must not keep the event loop waiting for Python's usual 5 ms.
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._server.run(sockets=[self._socket])
@@ -129,7 +133,45 @@ def serve(config: GatewayConfig, on_listening: Callable[[str], None] | None = No
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: server.stop())
         signal.signal(signal.SIGHUP, lambda *_: server.reload())
-    logger.info("gateway %s listens on %s", config.replica, server.url)
-    if on_listening:
-        on_listening(server.url)
-    server.run()
+
+    def announce() -> None:
+        logger.info("gateway %s listens on %s", config.replica, server.url)
+        if on_listening:
+            on_listening(server.url)
+
+    if config.reuse_port:
+        server.run(announce)
+    else:
+        announce()
+        server.run()
+
+
+def shared_socket(config: GatewayConfig) -> socket.socket:
+    """Return a socket bound to the port that several gateways share; it gets no connection until it listens.
+
+    Raises:
+        OSError: the address is taken or not ours.
+    """
+    shared = socket.socket(_family(config), socket.SOCK_STREAM)
+    try:
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind((config.host, config.port))
+    except OSError:
+        shared.close()
+        raise
+    return shared
+
+
+def gateway_url(config: GatewayConfig, port: int) -> str:
+    """Return the address of a gateway that has got `port`."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"{'http' if config.tls_cert is None else 'https'}://{host}:{port}"
+
+
+def _listening_socket(config: GatewayConfig) -> socket.socket:
+    return socket.create_server((config.host, config.port), family=_family(config), backlog=_BACKLOG)
+
+
+def _family(config: GatewayConfig) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in config.host else socket.AF_INET
