@@ -79,6 +79,7 @@ def _traffic(spec: Replay | None, model_name: str, data: DatasetRef, url: str) -
                     requests=None,
                     concurrency=spec.concurrency,
                     rate=spec.requests_per_second,
+                    token=connect().settings.gateway_token,
                     stop=done.is_set,
                 )
             )

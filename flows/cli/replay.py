@@ -60,6 +60,7 @@ def replay(
         stop=lambda: deadline is not None and time.monotonic() >= deadline,
         feedback_share=feedback_share if feedback else 0.0,
         rate=rate,
+        token=current_settings().gateway_token,
     )
     if as_json:
         print_json(result)

@@ -3,13 +3,11 @@
 import asyncio
 import contextlib
 import functools
-import importlib.metadata
 import logging
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,20 +17,18 @@ from starlette.types import Receive, Scope, Send
 
 from infra.gateway.access import Access
 from infra.gateway.admission import ARRIVAL, Admission
-from infra.gateway.backend import Backend
 from infra.gateway.components import Components
 from infra.gateway.config import GatewayConfig
+from infra.gateway.descriptions import Descriptions
 from infra.gateway.dispatch import Answer
-from infra.gateway.errors import BusyError, RequestError
+from infra.gateway.errors import RequestError
 from infra.gateway.http import CLOSE, JSON, Header, JsonEndpoint, Reply, error_reply, json_reply, read_body
-from infra.gateway.openapi.document import openapi_json
 from infra.gateway.protocol import InferRequest, check_identifier, parse_feedback, parse_json_length
 from infra.gateway.records import FeedbackRecord
 from infra.gateway.request_log import RequestLog
-from infra.gateway.routing import RoutingTable, ServedRoute
+from infra.gateway.routing import RoutingTable, ServedRoute, parse_version
 
 _MODELS, _VERSIONS, _INFER = "/v2/models/", "/versions/", "/infer"
-_MAX_VERSION_DIGITS = 9
 _LOADED_WITHIN_S, _POLL_S = 30.0, 0.02
 _MODEL_HEADER = b"x-stillhouse-model"
 _JSON_LENGTH = b"inference-header-content-length"
@@ -49,6 +45,7 @@ def create_app(config: GatewayConfig, admission: Admission, access: Access | Non
         access: the tokens that callers need; None lets everybody in.
     """
     gateway = Gateway(config, admission)
+    described = Descriptions(gateway.components, admission)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -66,18 +63,18 @@ def create_app(config: GatewayConfig, admission: Admission, access: Access | Non
         _post("/v2/models/{model}/versions/{version}/infer", infer),
         _post("/v2/models/{model}/feedback", endpoint(gateway.feedback, role="feedback")),
         _post("/invocations", endpoint(gateway.invocations, role="infer")),
-        _get("/ping", endpoint(gateway.ready, role=None)),
-        _get("/v2", endpoint(gateway.server_metadata, role=None)),
-        _get("/v2/health/live", endpoint(gateway.live, role=None)),
-        _get("/v2/health/ready", endpoint(gateway.ready, role=None)),
-        _get("/v2/models/{model}", endpoint(gateway.model_metadata, role="infer")),
-        _get("/v2/models/{model}/ready", endpoint(gateway.model_ready, role=None)),
-        _get("/v2/models/{model}/stats", endpoint(gateway.model_statistics, role="admin")),
-        _get("/v2/models/{model}/versions/{version}", endpoint(gateway.model_metadata, role="infer")),
-        _get("/v2/models/{model}/versions/{version}/ready", endpoint(gateway.model_ready, role=None)),
-        _get("/v2/models/{model}/versions/{version}/stats", endpoint(gateway.model_statistics, role="admin")),
-        _get("/openapi.json", endpoint(gateway.describe, role=None)),
-        _get("/metrics", endpoint(gateway.expose_metrics, role="admin")),
+        _get("/ping", endpoint(described.ready, role=None)),
+        _get("/v2", endpoint(described.server_metadata, role=None)),
+        _get("/v2/health/live", endpoint(described.live, role=None)),
+        _get("/v2/health/ready", endpoint(described.ready, role=None)),
+        _get("/v2/models/{model}", endpoint(described.model_metadata, role="infer")),
+        _get("/v2/models/{model}/ready", endpoint(described.model_ready, role=None)),
+        _get("/v2/models/{model}/stats", endpoint(described.model_statistics, role="admin")),
+        _get("/v2/models/{model}/versions/{version}", endpoint(described.model_metadata, role="infer")),
+        _get("/v2/models/{model}/versions/{version}/ready", endpoint(described.model_ready, role=None)),
+        _get("/v2/models/{model}/versions/{version}/stats", endpoint(described.model_statistics, role="admin")),
+        _get("/openapi.json", endpoint(described.describe, role=None)),
+        _get("/metrics", endpoint(described.expose_metrics, role="admin")),
     ]
     return _GatewayApp(
         infer,
@@ -133,13 +130,13 @@ class Gateway:
         self._config = config
         self._admission = admission
         self.components = Components(config)
-        self._version = _package_version()
+        self._table = self.components.table
 
     async def infer(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `POST /v2/models/{model}/infer`, and the same of one version."""
         waited_s = self._admission.begin(scope)
         named = scope["path_params"]
-        served = self._served(named["model"])
+        served = self._table.require(named["model"])
         sent = dict(scope["headers"])
         body = await self._body(sent, receive)
         length = sent.get(_JSON_LENGTH)
@@ -150,7 +147,7 @@ class Gateway:
         """Answer `POST /invocations`, MLflow's scoring protocol, for the only model or the one that a header names."""
         waited_s = self._admission.begin(scope)
         sent = dict(scope["headers"])
-        served = self._served(self._invoked(sent))
+        served = self._table.require(self._invoked(sent))
         body = await self._body(sent, receive)
         return await self._answer(served, served.parser.parse_invocation(body), sent, None, waited_s)
 
@@ -194,7 +191,7 @@ class Gateway:
     ) -> Answer:
         dispatcher = self.components.dispatcher
         if version is not None:
-            return await dispatcher.infer_version(served, request, _version(version))
+            return await dispatcher.infer_version(served, request, parse_version(version))
         return await dispatcher.infer(served, request, _request_key(sent) or request.request_id)
 
     async def _body(self, sent: dict[bytes, bytes], receive: Receive) -> bytes:
@@ -205,14 +202,14 @@ class Gateway:
         name = sent.get(_MODEL_HEADER)
         if name is not None:
             return check_identifier(name.decode("latin-1"), "the X-Stillhouse-Model header")
-        names = self.components.table.names()
+        names = self._table.names()
         if len(names) != 1:
             raise RequestError(400, "this gateway does not serve one model only; name it by X-Stillhouse-Model")
         return names[0]
 
     async def feedback(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `POST /v2/models/{model}/feedback`."""
-        served = self._served(scope["path_params"]["model"])
+        served = self._table.require(scope["path_params"]["model"])
         sent = dict(scope["headers"])
         body = await self._body(sent, receive)
         feedback = parse_feedback(body, served.route.signature, self._config.max_batch_rows)
@@ -221,99 +218,6 @@ class Gateway:
         self.components.feedback.append(record)
         self.components.metrics.feedback.labels(name).inc(record.num_rows)
         return json_reply({"id": feedback.request_id, "accepted": record.num_rows})
-
-    async def server_metadata(self, scope: Scope, receive: Receive) -> Reply:
-        """Answer `GET /v2`."""
-        return json_reply(
-            {
-                "name": "stillhouse-gateway",
-                "version": self._version,
-                "extensions": ["binary_tensor_data", "statistics", "feedback"],
-            }
-        )
-
-    async def live(self, scope: Scope, receive: Receive) -> Reply:
-        """Answer `GET /v2/health/live`."""
-        return json_reply({"live": True})
-
-    async def ready(self, scope: Scope, receive: Receive) -> Reply:
-        """Answer `GET /v2/health/ready`, and MLflow's `GET /ping`: every routed model can answer."""
-        table = self.components.table
-        ready = table.scanned and not table.waiting and not self._admission.draining
-        return _readiness({"ready": ready, "models": table.names()}, ready=ready)
-
-    async def model_metadata(self, scope: Scope, receive: Receive) -> Reply:
-        """Answer `GET /v2/models/{model}`, and the same of one version."""
-        served = self._served(scope["path_params"]["model"])
-        self._backend_of(served, scope)
-        return json_reply(
-            {
-                "name": served.route.model_name,
-                "versions": [str(version) for version in served.versions()],
-                "platform": "onnx_onnxv1",
-                "inputs": [served.champion.input.describe()],
-                "outputs": [spec.describe() for spec in served.champion.outputs],
-            }
-        )
-
-    async def model_ready(self, scope: Scope, receive: Receive) -> Reply:
-        """Answer `GET /v2/models/{model}/ready`: the champion is loaded; a version that is named must be."""
-        served = self._served(scope["path_params"]["model"])
-        ready = self._backend_of(served, scope) is not None
-        return _readiness({"name": served.route.model_name, "ready": ready}, ready=ready)
-
-    async def model_statistics(self, scope: Scope, receive: Receive) -> Reply:
-        """Answer `GET /v2/models/{model}/stats`: what each loaded version has run in this process."""
-        served = self._served(scope["path_params"]["model"])
-        self._backend_of(served, scope)
-        wanted = scope["path_params"].get("version")
-        versions = served.versions() if wanted is None else [_version(wanted)]
-        loaded = ((version, served.of_version(version)[1]) for version in versions)
-        return json_reply(
-            {
-                "model_stats": [
-                    {"name": served.route.model_name, "version": str(version)} | backend.statistics.describe()
-                    for version, backend in loaded
-                    if backend is not None
-                ]
-            }
-        )
-
-    async def describe(self, scope: Scope, receive: Receive) -> Reply:
-        """Answer `GET /openapi.json`."""
-        return 200, [JSON], openapi_json(self._version)
-
-    async def expose_metrics(self, scope: Scope, receive: Receive) -> Reply:
-        """Answer `GET /metrics`."""
-        page = generate_latest(self.components.metrics.registry)
-        return 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], page
-
-    def _backend_of(self, served: ServedRoute, scope: Scope) -> Backend | None:
-        """Return the model that the path names: that version's, else the champion's."""
-        version = scope["path_params"].get("version")
-        return served.champion if version is None else served.of_version(_version(version))[1]
-
-    def _served(self, model_name: str) -> ServedRoute:
-        served = self.components.table.get(model_name)
-        if served is None:
-            if model_name in self.components.table.waiting:
-                message = "this model's champion is not loaded; see the gateway's log"
-                raise BusyError(503, message, retry_after_s=self._config.retry_interval_s)
-            if not self.components.table.scanned:
-                raise BusyError(503, "this gateway has just begun and has not read its routes")
-            raise RequestError(404, "no such model; GET /v2/health/ready lists those that are served")
-        return served
-
-
-def _readiness(document: object, *, ready: bool) -> Reply:
-    status, headers, body = json_reply(document, 200 if ready else 503)
-    return status, headers if ready else [*headers, (b"retry-after", b"1")], body
-
-
-def _version(text: str) -> int:
-    if not text.isdecimal() or not text.isascii() or len(text) > _MAX_VERSION_DIGITS:
-        raise RequestError(404, "a version is a number; GET /v2/models/MODEL lists those that are served")
-    return int(text)
 
 
 def _json_length(value: bytes, sent: dict[bytes, bytes]) -> int:
@@ -341,10 +245,3 @@ async def _fail(request: Request, error: Exception) -> Response:
     """Answer what starlette then reports to the server's log."""
     body = error_reply(500, "internal error; the gateway's log has the details")[2]
     return Response(body, 500, media_type="application/json")
-
-
-def _package_version() -> str:
-    try:
-        return importlib.metadata.version("stillhouse")
-    except importlib.metadata.PackageNotFoundError:  # run from a plain copy of the source
-        return "0"

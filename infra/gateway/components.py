@@ -16,7 +16,7 @@ class Components:
 
     def __init__(self, config: GatewayConfig) -> None:
         self.metrics = GatewayMetrics()
-        self.table = RoutingTable()
+        self.table = RoutingTable(config.retry_interval_s)
         limits = config.model_dump(include={"flush_rows", "flush_interval_s", "buffer_bytes"})
         rows = self.metrics.log_rows
         self._predictions: SegmentWriter[PredictionRecord] = SegmentWriter(

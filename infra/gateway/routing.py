@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from infra.gateway.backend import Backend
-from infra.gateway.errors import RequestError
+from infra.gateway.errors import BusyError, RequestError
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.protocol import InferenceParser
 from infra.gateway.store import GatewayStore
@@ -18,6 +18,8 @@ from infra.gateway.watchdog import Watchdog
 from tasks.contracts.errors import StillhouseError
 from tasks.contracts.route import Arm, ArmName, ModelSignature, Route, RouteAcknowledgement
 from tasks.contracts.value import Digest
+
+_MAX_VERSION_DIGITS = 9
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +76,8 @@ class _Followed:
 class RoutingTable:
     """The served routes by model name. Reads are one dictionary look-up; the dictionary is never changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, retry_after_s: float = 1.0) -> None:
+        self._retry_after_s = retry_after_s
         self._served: dict[str, ServedRoute] = {}
         self.scanned = False
         """Whether the routes have been read once."""
@@ -84,6 +87,23 @@ class RoutingTable:
     def get(self, model_name: str) -> ServedRoute | None:
         """Return what is served as `model_name`."""
         return self._served.get(model_name)
+
+    def require(self, model_name: str) -> ServedRoute:
+        """Return what is served as `model_name`.
+
+        Raises:
+            RequestError: 404, there is no such model.
+            BusyError: 503, its champion is not loaded, or the routes have not been read yet.
+        """
+        served = self._served.get(model_name)
+        if served is not None:
+            return served
+        if model_name in self.waiting:
+            message = "this model's champion is not loaded; see the gateway's log"
+            raise BusyError(503, message, retry_after_s=self._retry_after_s)
+        if not self.scanned:
+            raise BusyError(503, "this gateway has just begun and has not read its routes")
+        raise RequestError(404, "no such model; GET /v2/health/ready lists those that are served")
 
     def names(self) -> list[str]:
         """Return the names of all served models."""
@@ -238,3 +258,14 @@ class RouteWatcher:
 def _interchangeable(champion: Backend, challenger: Backend) -> bool:
     """Tell whether callers can be given either's outputs; names may differ, the champion's are used."""
     return [spec.datatype for spec in champion.outputs] == [spec.datatype for spec in challenger.outputs]
+
+
+def parse_version(text: str) -> int:
+    """Return the version that a path names.
+
+    Raises:
+        RequestError: 404, it is no number.
+    """
+    if not text.isdecimal() or not text.isascii() or len(text) > _MAX_VERSION_DIGITS:
+        raise RequestError(404, "a version is a number; GET /v2/models/MODEL lists those that are served")
+    return int(text)

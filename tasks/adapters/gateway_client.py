@@ -8,6 +8,7 @@ from typing import Any, Self
 import httpx
 import numpy as np
 import orjson
+from pydantic import SecretStr
 
 from tasks.contracts.errors import DataError, ModelError, ServiceUnavailableError, UserError
 
@@ -31,9 +32,19 @@ class InferenceReply:
 class GatewayClient:
     """Calls one gateway; close it, or use it in a `with` block."""
 
-    def __init__(self, url: str, *, timeout_s: float = 10.0, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: SecretStr | None = None,
+        timeout_s: float = 10.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         self._url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self._url, timeout=timeout_s, transport=transport, trust_env=False)
+        headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
+        self._http = httpx.Client(
+            base_url=self._url, headers=headers, timeout=timeout_s, transport=transport, trust_env=False
+        )
         self._input_names: dict[str, str] = {}
 
     def __enter__(self) -> Self:
@@ -63,6 +74,7 @@ class GatewayClient:
 
         Raises:
             ModelError: the gateway serves no model of that name.
+            UserError: the gateway asks for a token.
             ServiceUnavailableError: the gateway does not answer.
         """
         return self._call("GET", f"/v2/models/{model_name}").json()  # type: ignore[no-any-return]
@@ -80,6 +92,7 @@ class GatewayClient:
 
         Raises:
             ModelError: the gateway serves no model of that name.
+            UserError: the gateway asks for a token.
             DataError: the gateway refuses the request.
             ServiceUnavailableError: the gateway does not answer, or its model failed.
         """
@@ -103,6 +116,7 @@ class GatewayClient:
 
         Raises:
             ModelError: the gateway serves no model of that name.
+            UserError: the gateway asks for a token.
             DataError: the gateway refuses the labels.
             ServiceUnavailableError: the gateway does not answer.
         """
@@ -146,7 +160,11 @@ def _refusal(reply: httpx.Response, url: str) -> UserError | ServiceUnavailableE
         message = f"HTTP {reply.status_code}"
     if reply.status_code == httpx.codes.NOT_FOUND:
         return ModelError(f"the gateway at {url} does not serve {reply.url.path.split('/')[3]!r}: {message}")
-    if reply.is_client_error:
+    if reply.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        return UserError(
+            f"the gateway at {url} asks for a token: {message}; set STILLHOUSE_GATEWAY_TOKEN to one with that role"
+        )
+    if reply.is_client_error and reply.status_code != httpx.codes.TOO_MANY_REQUESTS:
         return DataError(f"the gateway at {url} refuses the request: {message}")
     return ServiceUnavailableError(
         f"the gateway at {url} answers HTTP {reply.status_code}: {message}; look at its log, or set "

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import numpy as np
+from pydantic import SecretStr
 
 from tasks.adapters.gateway_client import GatewayClient
 from tasks.adapters.replay_source import RowSource, Turns
@@ -61,6 +62,7 @@ def replay(
     feedback_share: float = 1.0,
     rate: float | None = None,
     on_progress: Callable[[int], None] | None = None,
+    token: SecretStr | None = None,
 ) -> ReplayResult:
     """Send shuffled rows, again and again, and their labels as feedback.
 
@@ -77,18 +79,20 @@ def replay(
         feedback_share: Share of the requests whose labels are sent, from 0 to 1.
         rate: Requests a second over all connections; as fast as they are answered if None.
         on_progress: Told 1 after every request, from several threads.
+        token: For a gateway that asks for one; it needs the roles infer and feedback, or admin.
 
     Raises:
         DataError: the rows do not fit the model, or `x` and `y` each other.
         ModelError: the gateway serves no such model.
+        UserError: the gateway asks for a token.
         ServiceUnavailableError: the gateway does not answer at the start. Later failures are counted.
     """
-    with GatewayClient(url) as client:
+    with GatewayClient(url, token=token) as client:
         metadata = client.metadata(model)
     source = RowSource(x, y, metadata, rows_per_request, seed, feedback_share)
     turns = Turns(requests, rate, stop)
     address = urlsplit(url)
-    workers = [Worker(address, model, source, turns, on_progress) for _ in range(max(1, concurrency))]
+    workers = [Worker(address, model, source, turns, on_progress, token) for _ in range(max(1, concurrency))]
     threads = [threading.Thread(target=worker.run, name=f"replay-{n}") for n, worker in enumerate(workers)]
     started = time.perf_counter()
     for thread in threads:

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult
 
 import numpy as np
 import orjson
+from pydantic import SecretStr
 
 from tasks.adapters.replay_source import ReplayRequest, RowSource, Turns
 
@@ -53,11 +54,15 @@ class Worker:
         source: RowSource,
         turns: Turns,
         on_progress: Callable[[int], None] | None,
+        token: SecretStr | None = None,
     ) -> None:
         kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(address.hostname or "", address.port, timeout=_TIMEOUT_S)
         self._path = f"{address.path.rstrip('/')}/v2/models/{model}"
         self._source, self._turns, self._on_progress = source, turns, on_progress
+        self._headers = dict(_HEADERS)
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token.get_secret_value()}"
         self.tally = Tally()
 
     def run(self) -> None:
@@ -106,7 +111,7 @@ class Worker:
     def _post(self, action: str, body: bytes) -> tuple[http.client.HTTPMessage, bytes]:
         """Return the reply's headers and body; after a failure the next call connects anew."""
         try:
-            self._connection.request("POST", f"{self._path}/{action}", body, _HEADERS)
+            self._connection.request("POST", f"{self._path}/{action}", body, self._headers)
             reply = self._connection.getresponse()
             content = reply.read()
         except (OSError, http.client.HTTPException):

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         "from; it gets the gateway's options. Default: this Python.",
     )
     gateway_url: str = Field(default="http://127.0.0.1:8080", description="Where clients reach the gateway.")
+    gateway_token: SecretStr | None = Field(default=None, description="Token for a gateway that asks for one.")
 
     @model_validator(mode="after")
     def _anchor_paths(self) -> Self:

@@ -2,9 +2,10 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from pydantic import SecretStr
 
 from tasks.adapters.gateway_client import GatewayClient
-from tasks.contracts.errors import DataError, ModelError, ServiceUnavailableError
+from tasks.contracts.errors import DataError, ModelError, ServiceUnavailableError, UserError
 
 HEAD = {
     "X-Stillhouse-Request-Id": "r",
@@ -44,7 +45,16 @@ def test_infer_sends_the_protocols_request_and_reads_the_answer():
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(404, ModelError), (400, DataError), (413, DataError), (500, ServiceUnavailableError)]
+    ("status", "error"),
+    [
+        (404, ModelError),
+        (400, DataError),
+        (413, DataError),
+        (401, UserError),
+        (403, UserError),
+        (429, ServiceUnavailableError),
+        (500, ServiceUnavailableError),
+    ],
 )
 def test_a_refusal_becomes_the_error_that_says_who_must_act(status, error):
     with pytest.raises(error, match="because"):
@@ -66,3 +76,18 @@ def test_an_unreachable_gateway_is_named_with_its_setting():
 @pytest.mark.parametrize(("status", "ready"), [(200, True), (503, False), (404, False)])
 def test_ready_follows_the_health_check(status, ready):
     assert answering(status, {}).ready("m") is ready
+
+
+def test_a_token_goes_with_every_request_and_is_named_when_it_is_missing():
+    seen = []
+
+    def answer(request):
+        seen.append(request.headers.get("authorization"))
+        return httpx.Response(200, json=METADATA)
+
+    transport = httpx.MockTransport(answer)
+    with GatewayClient("http://gateway:1", token=SecretStr("t"), transport=transport) as gateway:
+        gateway.metadata("m")
+    assert seen == ["Bearer t"]
+    with pytest.raises(UserError, match="STILLHOUSE_GATEWAY_TOKEN"):
+        answering(401, {"error": "because"}).metadata("m")

@@ -1,3 +1,4 @@
+import hashlib
 import threading
 import time
 from collections import Counter
@@ -7,6 +8,7 @@ import numpy as np
 import orjson
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from pydantic import SecretStr
 
 from infra.gateway.config import GatewayConfig
 from infra.gateway.server import GatewayServer
@@ -204,7 +206,9 @@ def gateway(tmp_path):
         rollout_id="r",
     )
     LocalDocuments(tmp_path / "store").append("routes/m", route.canonical_json(), 0)
-    config = GatewayConfig(store=tmp_path / "store", traffic=tmp_path / "traffic", port=0, replica="g")
+    tokens = tmp_path / "tokens.json"
+    tokens.write_bytes(orjson.dumps({role: [hashlib.sha256(b"t").hexdigest()] for role in ("infer", "feedback")}))
+    config = GatewayConfig(store=tmp_path / "store", traffic=tmp_path / "traffic", port=0, replica="g", tokens=tokens)
     server = GatewayServer(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -223,7 +227,7 @@ def gateway(tmp_path):
 
 def test_what_replay_saw_is_what_the_log_says_when_the_gateway_is_real(gateway, tmp_path):
     url, stop = gateway
-    result = replay(X, Y, url, "m", requests=300, rows_per_request=2, concurrency=3)
+    result = replay(X, Y, url, "m", requests=300, rows_per_request=2, concurrency=3, token=SecretStr("t"))
     stop()
     assert (result.sent, result.failed, result.feedback_failed) == (300, 0, 0)
     assert result.arms["champion"].accuracy == 1.0
