@@ -58,3 +58,21 @@ def test_from_environment_takes_the_file_of_tokens(monkeypatch):
     monkeypatch.setenv("STILLHOUSE_GATEWAY_TOKENS", "/run/secrets/tokens.json")
     config = GatewayConfig.from_environment(host="0.0.0.0")
     assert str(config.tokens) == "/run/secrets/tokens.json"
+
+
+@pytest.mark.parametrize("text", ['{"max_queue": 7, "port": 9000}', "max_queue: 7\nport: 9000\n"])
+def test_from_environment_takes_the_file_before_the_environment_and_options_before_the_file(
+    monkeypatch, tmp_path, text
+):
+    monkeypatch.setenv("STILLHOUSE_REPLICA", "r")
+    file = tmp_path / "gateway.yaml"
+    file.write_text(text)
+    config = GatewayConfig.from_environment(file=file, port=9001)
+    assert (config.max_queue, config.port, config.replica) == (7, 9001, "r")
+
+
+def test_from_environment_refuses_a_file_with_an_unknown_setting(tmp_path):
+    file = tmp_path / "gateway.yaml"
+    file.write_text("max_queu: 7\n")
+    with pytest.raises(ValidationError, match="max_queu"):
+        GatewayConfig.from_environment(file=file)
