@@ -15,6 +15,7 @@ _HEADERS = {
     b"x-stillhouse-model-version": "model_version",
 }
 _SERVER_FAILED = 500
+_MAX_PATH = 300
 
 logger = logging.getLogger("infra.gateway.requests")
 
@@ -39,7 +40,7 @@ class RequestLog:
         """
         fields: dict[str, Any] = {
             "method": scope["method"],
-            "path": scope["path"],
+            "path": scope["path"][:_MAX_PATH],
             "status": status,
             "ms": round(elapsed_ms, 3),
         }

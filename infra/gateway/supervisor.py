@@ -113,8 +113,6 @@ def supervise(
         file = Path(folder) / "config.json"
         file.write_text(config.model_dump_json(exclude={"replica"}))
         workers = [_worker(f"{config.replica}-{number}", file, log_format) for number in range(num_workers)]
-        for worker in workers:
-            worker.start()
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             stopping.set()
@@ -128,6 +126,8 @@ def supervise(
         handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: reload}
         previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
+            for worker in workers:
+                worker.start()
             return _tend(workers, stopping, lambda: on_listening and on_listening(gateway_url(config, config.port)))
         finally:
             stop(signal.SIGTERM, None)

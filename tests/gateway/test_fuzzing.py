@@ -112,7 +112,7 @@ LENGTHS = st.integers(-3, 400).map(str) | st.text("0123456789+-. x", max_size=14
 VALUES = st.binary(max_size=40) | st.sampled_from([np.ones((n, 4), "<f4").tobytes() for n in (1, 2)])
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(DOCUMENTS.map(orjson.dumps) | st.binary(max_size=60), VALUES, LENGTHS)
 def test_any_framing_is_answered_with_200_or_4xx_and_a_json_message(fuzzed, text, values, length):
     length = str(len(text)) if length == "exact" else length

@@ -62,6 +62,10 @@ def test_a_line_stays_one_line_when_the_path_holds_line_breaks_and_no_text(recor
     assert "FORGED" in line
 
 
+def test_a_line_stays_short_when_the_path_is_long(record):
+    assert len(JsonFormatter().format(record(path="/" + "a" * 60_000))) < 1000
+
+
 def test_json_formatter_keeps_a_traceback_inside_the_object():
     try:
         raise ValueError("boom")
