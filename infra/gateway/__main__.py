@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one; 8080 if not given")
     parser.add_argument("--replica", help="name of this process among the gateways (STILLHOUSE_REPLICA)")
     parser.add_argument("--end-with-stdin", action="store_true", help="stop when standard input is closed")
+    parser.add_argument("--cache-bytes", type=int, help="memory for answers to repeated inputs; 0, none, if not given")
     parser.add_argument("--reuse-port", action="store_true", help="let several gateways share the port")
     return parser
 

@@ -129,6 +129,8 @@ class Gateway:
             (b"x-stillhouse-route-version", b"%d" % served.version),
             (b"x-stillhouse-request-id", request.request_id.encode()),
         ]
+        if answer.cached is not None:
+            headers.append((b"x-stillhouse-cache", b"hit" if answer.cached else b"miss"))
         if answer.encoded is None:
             status, plain, body = error_reply(500, "the model gave no usable answer to this input")
             return status, [*plain, *headers], body

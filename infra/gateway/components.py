@@ -1,5 +1,6 @@
 """The parts of a running gateway, and the order in which they start and stop."""
 
+from infra.gateway.cache import AnswerCache
 from infra.gateway.config import GatewayConfig
 from infra.gateway.dispatch import Dispatcher
 from infra.gateway.metrics import GatewayMetrics
@@ -34,6 +35,7 @@ class Components:
             inline_limit_ms=config.inline_limit_ms,
             timeout_s=config.inference_timeout_s,
             num_threads=config.num_threads,
+            cache=AnswerCache(config.cache_bytes, self.metrics) if config.cache_bytes else None,
         )
         self._watcher = RouteWatcher(
             GatewayStore(config.store),

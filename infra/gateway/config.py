@@ -49,6 +49,13 @@ class GatewayConfig(BaseModel):
         "A hop to a thread costs more than a small model's whole run.",
     )
     num_threads: int = Field(default=2, ge=1, description="Threads for requests above `inline_limit_ms`.")
+    cache_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Memory for answers that are given again to equal inputs; 0 keeps none. Off, because it pays only "
+        "where callers repeat inputs to the bit: elsewhere every request is hashed and every answer copied for "
+        "nothing. Requests answered from it are no evidence for a rollout.",
+    )
     shadow_queue: int = Field(default=64, ge=1, description="Shadow requests waiting; more are dropped and counted.")
 
     flush_rows: int = Field(default=5000, ge=1, description="Rows after which a log segment is written.")
