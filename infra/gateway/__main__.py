@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--replica", help="name of this process among the gateways (STILLHOUSE_REPLICA)")
     parser.add_argument("--end-with-stdin", action="store_true", help="stop when standard input is closed")
     parser.add_argument("--cache-bytes", type=int, help="memory for answers to repeated inputs; 0, none, if not given")
+    parser.add_argument("--batch-rows", type=int, help="rows of several requests that share a run; 1 if not given")
+    parser.add_argument("--batch-delay-ms", type=float, help="how long a request waits for others; 1 if not given")
     parser.add_argument("--reuse-port", action="store_true", help="let several gateways share the port")
     return parser
 

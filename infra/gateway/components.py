@@ -1,5 +1,6 @@
 """The parts of a running gateway, and the order in which they start and stop."""
 
+from infra.gateway.batching import BatchPolicy
 from infra.gateway.cache import AnswerCache
 from infra.gateway.config import GatewayConfig
 from infra.gateway.dispatch import Dispatcher
@@ -35,6 +36,7 @@ class Components:
             inline_limit_ms=config.inline_limit_ms,
             timeout_s=config.inference_timeout_s,
             num_threads=config.num_threads,
+            batch_delay_s=config.batch_delay_ms / 1e3,
             cache=AnswerCache(config.cache_bytes, self.metrics) if config.cache_bytes else None,
         )
         self._watcher = RouteWatcher(
@@ -44,6 +46,7 @@ class Components:
             self.metrics,
             replica=config.replica,
             max_batch_rows=config.max_batch_rows,
+            batching=BatchPolicy(config.batch_rows, config.batch_min_gain),
             poll_interval_s=config.poll_interval_s,
             retry_interval_s=config.retry_interval_s,
             heartbeat_interval_s=config.heartbeat_interval_s,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from infra.gateway.backend import Backend
+from infra.gateway.batching import MicroBatcher
 from infra.gateway.cache import AnswerCache, fingerprint_of
 from infra.gateway.errors import InferenceError
 from infra.gateway.metrics import GatewayMetrics
@@ -46,15 +47,18 @@ class Dispatcher:
         inline_limit_ms: float,
         timeout_s: float,
         num_threads: int,
+        batch_delay_s: float = 0.0,
         cache: AnswerCache | None = None,
     ) -> None:
         self._metrics, self._record, self._shadows = metrics, record, shadows
         self._inline_limit_ms, self._timeout_s = inline_limit_ms, timeout_s
         self._cache = cache
+        self._batcher = MicroBatcher(self._run, metrics, max_delay_s=batch_delay_s)
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="gateway-inference")
 
     def close(self) -> None:
         """Let running threads end."""
+        self._batcher.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     async def infer(self, served: ServedRoute, request: InferRequest, key: str) -> Answer:
@@ -145,16 +149,17 @@ class Dispatcher:
         """Run a model if it is loaded, and keep what it gives; a failure raises, and so is never kept."""
         if backend is None:
             raise InferenceError("not_ready")
-        outputs = await self._run(backend, inputs)
+        run = self._batcher.run if len(inputs) < backend.batch_rows else self._run
+        outputs = await run(backend, inputs)
         if self._cache is not None and fingerprint is not None:
             self._cache.put(backend.digest, fingerprint, outputs)
         return outputs
 
-    async def _run(self, backend: Backend, inputs: np.ndarray) -> list[np.ndarray]:
+    async def _run(self, backend: Backend, inputs: np.ndarray, num_requests: int = 1) -> list[np.ndarray]:
         """Run where it is cheapest: here, or in a thread if that would hold up other requests."""
         if backend.expected_ms(len(inputs)) <= self._inline_limit_ms:
-            return backend.run(inputs)
-        future = asyncio.get_running_loop().run_in_executor(self._threads, backend.run, inputs)
+            return backend.run(inputs, num_requests)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, backend.run, inputs, num_requests)
         # The watchdog ends the run itself; the grace covers one node that cannot be interrupted.
         with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(future, self._timeout_s + _GRACE_S)

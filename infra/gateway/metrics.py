@@ -118,6 +118,15 @@ class GatewayMetrics:
         self.cache_bytes = Gauge(
             "stillhouse_gateway_cache_bytes", "Memory that the cached answers hold.", registry=registry
         )
+        self.batches = Counter(
+            "stillhouse_gateway_batches",
+            "Runs that several requests shared, by outcome: answered, or divided because the joint run failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.batched_requests = Counter(
+            "stillhouse_gateway_batched_requests", "Requests that a shared run answered.", registry=registry
+        )
         self.log_rows = Counter(
             "stillhouse_gateway_log_rows",
             "Log rows by outcome: written or lost.",

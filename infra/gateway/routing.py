@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from infra.gateway.backend import Backend
+from infra.gateway.batching import BatchPolicy
 from infra.gateway.errors import RequestError
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.protocol import InferenceParser
@@ -104,9 +105,10 @@ class RouteWatcher:
         poll_interval_s: float,
         retry_interval_s: float,
         heartbeat_interval_s: float,
+        batching: BatchPolicy,
     ) -> None:
         self._store, self._table, self._watchdog, self._metrics = store, table, watchdog, metrics
-        self._replica, self._max_batch_rows = replica, max_batch_rows
+        self._replica, self._max_batch_rows, self._batching = replica, max_batch_rows, batching
         self._poll_interval_s, self._retry_interval_s = poll_interval_s, retry_interval_s
         self._heartbeat_interval_s = heartbeat_interval_s
         self._followed: dict[str, _Followed] = {}
@@ -200,6 +202,7 @@ class RouteWatcher:
             except (StillhouseError, OSError) as error:
                 logger.error("version %d is not ready: %s", arm.version, error)
                 return None, str(error)
+            backend.batch_rows = self._batching.rows_for(backend, signature)
             self._backends[key] = backend
         return backend, ""
 

@@ -3,6 +3,7 @@ import weakref
 
 import pytest
 
+from infra.gateway.batching import BatchPolicy
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.routing import RouteWatcher, RoutingTable
 from infra.gateway.store import GatewayStore
@@ -24,6 +25,7 @@ def watcher(site, table):
         GatewayMetrics(),
         replica="test",
         max_batch_rows=8,
+        batching=BatchPolicy(),
         poll_interval_s=600,
         retry_interval_s=0.0,
         heartbeat_interval_s=600,
