@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from infra.gateway.config import GatewayConfig
 from infra.gateway.server import serve
+from tasks.contracts.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until told to stop; return 2 for a wrong argument, 3 if the address cannot be had."""
+    """Serve until told to stop; return 2 for a wrong argument or setting, 3 if the address cannot be had."""
     given = vars(_parser().parse_args(arguments))
     if given.pop("end_with_stdin"):
         threading.Thread(target=_end_with_stdin, daemon=True).start()
@@ -26,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         serve(config, on_listening=_announce)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     except OSError as error:
         sys.stderr.write(f"cannot listen on {config.host}:{config.port}: {error.strerror}; choose another --port\n")
         return 3
@@ -54,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache-bytes", type=int, help="memory for answers to repeated inputs; 0, none, if not given")
     parser.add_argument("--batch-rows", type=int, help="rows of several requests that share a run; 1 if not given")
     parser.add_argument("--batch-delay-ms", type=float, help="how long a request waits for others; 1 if not given")
+    parser.add_argument("--tracing", action="store_true", help="export OpenTelemetry spans as the OTEL_* variables say")
     parser.add_argument("--reuse-port", action="store_true", help="let several gateways share the port")
     return parser
 

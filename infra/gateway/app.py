@@ -43,12 +43,13 @@ def create_app(config: GatewayConfig) -> Starlette:
         gateway.components.stop()
 
     metrics = gateway.components.metrics
-    infer = JsonEndpoint(gateway.infer, metrics)
+    traced = gateway.components.traced
+    infer = JsonEndpoint(traced(gateway.infer), metrics)
     routes = [
         Endpoint("/v2/models/{model}/infer", infer, methods=["POST"]),
         Endpoint("/v2/models/{model}/versions/{version}/infer", infer, methods=["POST"]),
         Endpoint("/v2/models/{model}/feedback", JsonEndpoint(gateway.feedback, metrics), methods=["POST"]),
-        Endpoint("/invocations", JsonEndpoint(gateway.invocations, metrics), methods=["POST"]),
+        Endpoint("/invocations", JsonEndpoint(traced(gateway.invocations), metrics), methods=["POST"]),
         Endpoint("/ping", gateway.ready),
         Endpoint("/v2", gateway.server_metadata),
         Endpoint("/v2/health/live", gateway.live),
@@ -109,7 +110,8 @@ class Gateway:
     async def invocations(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `POST /invocations`, MLflow's scoring protocol, for the only model or the one that a header names."""
         sent = dict(scope["headers"])
-        served = self._served(self._invoked(sent))
+        name = scope["path_params"]["model"] = self._invoked(sent)
+        served = self._served(name)
         body = await read_body(sent, receive, self._config.max_body_bytes, self._config.body_timeout_s)
         return await self._answer(served, served.parser.parse_invocation(body), sent, None)
 

@@ -72,6 +72,11 @@ class GatewayConfig(BaseModel):
         "this many times as fast as its rows one by one.",
     )
     shadow_queue: int = Field(default=64, ge=1, description="Shadow requests waiting; more are dropped and counted.")
+    tracing: bool = Field(
+        default=False,
+        description="Make OpenTelemetry spans, exported as the OTEL_* variables say. Off, because it needs packages "
+        "that the gateway's image does without, and a collector.",
+    )
 
     flush_rows: int = Field(default=5000, ge=1, description="Rows after which a log segment is written.")
     flush_interval_s: float = Field(default=2.0, gt=0, description="Time after which a log segment is written.")

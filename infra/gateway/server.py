@@ -36,7 +36,9 @@ class GatewayServer:
 
         Raises:
             OSError: the address is taken or not ours.
+            UserError: the settings ask for what is not installed.
         """
+        application = create_app(config)  # first: a setting that it refuses must leave no socket open
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         self._socket = socket.create_server(
             (config.host, config.port), family=family, backlog=_BACKLOG, reuse_port=config.reuse_port
@@ -45,7 +47,7 @@ class GatewayServer:
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         self._server = _Server(
             uvicorn.Config(
-                create_app(config),
+                application,
                 loop="uvloop",
                 http="httptools",
                 ws="none",
