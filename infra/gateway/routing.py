@@ -183,7 +183,10 @@ class RouteWatcher:
                 challenger, trouble = None, "the challenger gives other outputs than the champion"
         name = route.model_name
         self._metrics.arm_ready.labels(name, "champion").set(champion is not None)
-        self._metrics.arm_ready.labels(name, "challenger").set(challenger is not None)
+        if route.challenger:
+            self._metrics.arm_ready.labels(name, "challenger").set(challenger is not None)
+        else:  # what no route names is not "not ready"; an alert would ring for ever
+            self._metrics.arm_ready.remove(name, "challenger")
         if champion:
             names = frozenset(spec.name for spec in champion.outputs)
             parser = InferenceParser(route.signature, champion.input.name, names, self._max_batch_rows)
