@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.contenders import PEERS_VARIABLE
 from benchmarks.plan_runs import DATA_VARIABLE
 from benchmarks.result import BenchmarkResult
 from benchmarks.table import HEADER, table_rows, write_page
@@ -30,6 +31,7 @@ LONG = (
 NAMES = (*SHORT, *LONG)
 _RESULTS = Path(__file__).parent / "results"
 _TIMEOUT_S = dict.fromkeys(SHORT, 300.0) | dict.fromkeys(LONG, 6 * 3600.0)
+_PEERS_S = 600.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,12 +55,12 @@ def _run(name: str, out: Path, given: argparse.Namespace) -> bool:
         try:
             subprocess.run(
                 command,
-                env=_environment(home, given.data),
+                env=_environment(home, given.data, given.peers),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=_TIMEOUT_S[name],
+                timeout=_TIMEOUT_S[name] + (_PEERS_S if given.peers else 0.0),
                 check=True,
             )
         except subprocess.CalledProcessError as error:
@@ -85,7 +87,7 @@ def _home(name: str, kept: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _environment(home: Path, data: Path | None) -> dict[str, str]:
+def _environment(home: Path, data: Path | None, peers: Path | None) -> dict[str, str]:
     """Point every engine below `home`, whatever the caller's environment names."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("STILLHOUSE_", "PREFECT_"))}
     return kept | {
@@ -95,6 +97,7 @@ def _environment(home: Path, data: Path | None) -> dict[str, str]:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "OMP_NUM_THREADS": "1",
         DATA_VARIABLE: str(data.resolve()) if data else "",
+        PEERS_VARIABLE: str(peers.resolve()) if peers else "",
     }
 
 
@@ -103,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; the first {len(SHORT)} if none")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder of the results; benchmarks/results")
     parser.add_argument("--data", type=Path, help="folder with the data sets of the long benchmarks")
+    parser.add_argument("--peers", type=Path, help="environment with mlserver, litserve, ray[serve] to compare with")
     parser.add_argument("--home", type=Path, help="keep the engines' state here, so that a call that was ended goes on")
     parser.add_argument("--remark", default="", help="a sentence to keep with the figures: what else the machine did")
     return parser

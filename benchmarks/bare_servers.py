@@ -1,7 +1,8 @@
-"""The least that answers the gateway's request: `python -m benchmarks.bare_servers asgi|starlette MODEL.onnx`.
+"""Servers that answer the gateway's request and do nothing else: `python -m benchmarks.bare_servers KIND MODEL`.
 
-Both read the JSON request, run the model and write the JSON answer. They check nothing, divide no
-traffic, count nothing and log nothing.
+`asgi` and `starlette` read the JSON request, run the model and write the JSON answer; `fastapi` declares both as
+pydantic models, as its tutorial does, and so checks types; `mlflow` is MLflow's scoring server, whose MODEL is an
+MLflow folder. None divides traffic, counts or logs.
 """
 
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 import uvicorn
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -65,9 +67,68 @@ def starlette(answer: Callable[[bytes], bytes]) -> Application:
     return Starlette(routes=[Route("/v2/models/{name}/infer", infer, methods=["POST"])])
 
 
+class Tensor(BaseModel):
+    """A tensor of the Open Inference Protocol."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[float]
+
+
+class InferenceRequest(BaseModel):
+    """A request."""
+
+    id: str | None = None
+    inputs: list[Tensor]
+
+
+class InferenceResponse(BaseModel):
+    """An answer."""
+
+    model_name: str
+    id: str | None = None
+    outputs: list[Tensor]
+
+
+def fastapi(path: Path) -> Application:
+    """Serve by FastAPI with pydantic models for request and response."""
+    from fastapi import FastAPI
+
+    session = make_session(path.read_bytes())
+    application = FastAPI()
+
+    @application.post("/v2/models/{name}/infer")
+    async def infer(name: str, request: InferenceRequest) -> InferenceResponse:
+        tensor = request.inputs[0]
+        rows = np.array(tensor.data, dtype=np.float32).reshape(tensor.shape)
+        values = session.run(None, {"input": rows})[0]
+        output = Tensor(name="output", datatype="FP32", shape=list(values.shape), data=values.ravel().tolist())
+        return InferenceResponse(model_name=name, id=request.id, outputs=[output])
+
+    return application
+
+
+def mlflow(path: Path) -> Application:
+    """Serve an MLflow model as `mlflow models serve` does."""
+    from mlflow.pyfunc import scoring_server
+
+    model = scoring_server.load_model_with_mlflow_config(str(path))  # type: ignore[no-untyped-call]
+    application: Application = scoring_server.init(model)
+    return application
+
+
+_APPLICATIONS: dict[str, Callable[[Path], Application]] = {
+    "asgi": lambda path: asgi(answering(path.read_bytes())),
+    "starlette": lambda path: starlette(answering(path.read_bytes())),
+    "fastapi": fastapi,
+    "mlflow": mlflow,
+}
+
+
 def main(kind: str, model: Path) -> None:
     """Serve on a free port of the loopback interface until told to stop; print the address first."""
-    application = {"asgi": asgi, "starlette": starlette}[kind](answering(model.read_bytes()))
+    application = _APPLICATIONS[kind](model)
     listener = socket.create_server(("127.0.0.1", 0))
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     config = uvicorn.Config(

@@ -1,5 +1,7 @@
 """Small ONNX models for measuring what is around a model."""
 
+import itertools
+
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -32,6 +34,27 @@ def convolutional(seed: int) -> bytes:
         helper.make_node("Flatten", ["pooled"], ["features"]),
         helper.make_node("MatMul", ["features", "classifier"], ["output"]),
     ]
+    return _model(nodes, constants, num_inputs=784, num_outputs=10)
+
+
+def dense(seed: int, width: int = 1024) -> bytes:
+    """Return a net of dense layers, by default of 7 MB: `input` float [batch, 784] to `output` [batch, 10].
+
+    A row alone reads every weight for one multiplication, so that joint runs gain much.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = (784, width, width, 10)
+    constants: dict[str, np.ndarray] = {}
+    nodes: list[NodeProto] = []
+    current = "input"
+    for number, (num_in, num_out) in enumerate(itertools.pairwise(sizes)):
+        last = number == len(sizes) - 2
+        constants[f"weight{number}"] = (rng.standard_normal((num_in, num_out)) * np.sqrt(2 / num_in)).astype(np.float32)
+        name = "output" if last else f"sum{number}"
+        nodes.append(helper.make_node("MatMul", [current, f"weight{number}"], [name]))
+        if not last:
+            nodes.append(helper.make_node("Relu", [name], [f"map{number}"]))
+        current = f"map{number}"
     return _model(nodes, constants, num_inputs=784, num_outputs=10)
 
 

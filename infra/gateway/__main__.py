@@ -16,10 +16,11 @@ from infra.gateway.request_log import configure_logging
 from infra.gateway.server import serve
 from infra.gateway.supervisor import supervise
 from infra.gateway.tls import TlsError
+from tasks.contracts.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until told to stop; return 2 for a wrong argument, 3 if the address cannot be had."""
+    """Serve until told to stop; return 2 for a wrong argument or setting, 3 if the address cannot be had."""
     given = vars(_parser().parse_args(arguments))
     if given.pop("end_with_stdin"):
         threading.Thread(target=_end_with_stdin, daemon=True).start()
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         if num_workers > 1:
             return supervise(config, num_workers, log_format, on_listening=_announce)
         serve(config, on_listening=_announce)
-    except (TokensError, TlsError) as error:
+    except (TokensError, TlsError, UserError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except OSError as error:
@@ -77,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls-key", help="PEM file of its key")
     parser.add_argument("--log-format", choices=["text", "json"], default="text", help="form of the log's lines")
     parser.add_argument("--access-log", action="store_true", default=None, help="log every request")
+    parser.add_argument("--cache-bytes", type=int, help="memory for answers to repeated inputs; 0, none, if not given")
+    parser.add_argument("--batch-rows", type=int, help="rows of several requests that share a run; 1 if not given")
+    parser.add_argument("--batch-delay-ms", type=float, help="how long a request waits for others; 1 if not given")
+    parser.add_argument(
+        "--tracing", action="store_true", default=None, help="export OpenTelemetry spans as the OTEL_* variables say"
+    )
     return parser
 
 

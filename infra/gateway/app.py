@@ -57,12 +57,13 @@ def create_app(config: GatewayConfig, admission: Admission, access: Access | Non
 
     log = RequestLog(every_request=config.access_log)
     endpoint = functools.partial(JsonEndpoint, metrics=gateway.components.metrics, access=access, log=log)
-    infer = endpoint(gateway.infer, role="infer")
+    traced = gateway.components.traced
+    infer = endpoint(traced(gateway.infer), role="infer")
     routes = [
         _post("/v2/models/{model}/infer", infer),
         _post("/v2/models/{model}/versions/{version}/infer", infer),
         _post("/v2/models/{model}/feedback", endpoint(gateway.feedback, role="feedback")),
-        _post("/invocations", endpoint(gateway.invocations, role="infer")),
+        _post("/invocations", endpoint(traced(gateway.invocations), role="infer")),
         _get("/ping", endpoint(described.ready, role=None)),
         _get("/v2", endpoint(described.server_metadata, role=None)),
         _get("/v2/health/live", endpoint(described.live, role=None)),
@@ -147,7 +148,8 @@ class Gateway:
         """Answer `POST /invocations`, MLflow's scoring protocol, for the only model or the one that a header names."""
         waited_s = self._admission.begin(scope)
         sent = dict(scope["headers"])
-        served = self._table.require(self._invoked(sent))
+        name = scope["path_params"]["model"] = self._invoked(sent)
+        served = self._table.require(name)
         body = await self._body(sent, receive)
         return await self._answer(served, served.parser.parse_invocation(body), sent, None, waited_s)
 
@@ -176,6 +178,8 @@ class Gateway:
         ]
         if self._admission.draining:
             headers.append(CLOSE)
+        if answer.cached is not None:
+            headers.append((b"x-stillhouse-cache", b"hit" if answer.cached else b"miss"))
         if answer.encoded is None:
             status, plain, body = error_reply(500, "the model gave no usable answer to this input")
             return status, [*plain, *headers], body

@@ -32,32 +32,31 @@ class Statistics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._rows = 0
-        self._runs = {True: 0, False: 0}
+        self._runs = 0
+        self._requests = {True: 0, False: 0}
         self._ns = {True: 0, False: 0}
         self._last_ms = 0
 
-    def count(self, num_rows: int, elapsed_ms: float, *, succeeded: bool) -> None:
-        """Count one run."""
+    def count(self, num_rows: int, elapsed_ms: float, num_requests: int, *, succeeded: bool) -> None:
+        """Count one run, which several requests may have shared."""
         with self._lock:
-            self._runs[succeeded] += 1
+            self._requests[succeeded] += num_requests
             self._ns[succeeded] += round(elapsed_ms * 1e6)
             if succeeded:
+                self._runs += 1
                 self._rows += num_rows
             self._last_ms = time.time_ns() // 1_000_000
 
     def describe(self) -> dict[str, Any]:
-        """Return the fields of the protocol's statistics extension; what is not measured apart is left out.
-
-        A run holds the rows of one request, so that executions are requests.
-        """
+        """Return the fields of the protocol's statistics extension; what is not measured apart is left out."""
         with self._lock:
             return {
                 "last_inference": self._last_ms,
                 "inference_count": self._rows,
-                "execution_count": self._runs[True],
+                "execution_count": self._runs,
                 "inference_stats": {
-                    "success": {"count": self._runs[True], "ns": self._ns[True]},
-                    "fail": {"count": self._runs[False], "ns": self._ns[False]},
+                    "success": {"count": self._requests[True], "ns": self._ns[True]},
+                    "fail": {"count": self._requests[False], "ns": self._ns[False]},
                 },
             }
 
@@ -83,13 +82,22 @@ class Backend:
         self._output_names = [spec.name for spec in self.outputs]
         self._ms_per_row = self._warm_up()
         self.statistics = Statistics()
+        self.batch_rows = 1
+        """Rows of several requests that may share a run; 1 where each has its own."""
 
     def expected_ms(self, num_rows: int) -> float:
         """Return what a run is expected to take, by a moving average over the latest ones."""
         return self._ms_per_row * num_rows
 
-    def run(self, inputs: np.ndarray) -> list[np.ndarray]:
+    def try_run(self, inputs: np.ndarray) -> list[np.ndarray]:
+        """Run the model without a limit, checks or statistics, to learn about it before it takes traffic."""
+        outputs: list[np.ndarray] = self._session.run(self._output_names, {self.input.name: inputs})
+        return outputs
+
+    def run(self, inputs: np.ndarray, num_requests: int = 1) -> list[np.ndarray]:
         """Run the model on `inputs` [N, *input_shape]; the first output is [N, K], finite.
+
+        A failure that several requests share is not counted as theirs: each is run again by itself.
 
         Raises:
             InferenceError: it failed (`run_failed`), took too long (`timeout`), or gave values that are
@@ -114,7 +122,8 @@ class Backend:
             elapsed_ms = (time.perf_counter() - started) * 1e3
             self._ms_per_row += _SMOOTHING * (elapsed_ms / len(inputs) - self._ms_per_row)
             self._watchdog.end(options)
-            self.statistics.count(len(inputs), elapsed_ms, succeeded=succeeded)
+            counted = num_requests if succeeded or num_requests == 1 else 0
+            self.statistics.count(len(inputs), elapsed_ms, counted, succeeded=succeeded)
         return outputs
 
     def _checked_input(self) -> TensorSpec:
@@ -147,7 +156,7 @@ class Backend:
         for num_rows in (2, 1):
             zeros = np.zeros((num_rows, *signature.input_shape), dtype=signature.input_dtype)
             try:
-                first = self._session.run(self._output_names, {self.input.name: zeros})[0]
+                first = self.try_run(zeros)[0]
             except Exception as error:
                 raise ModelError(f"model {self.digest[:12]} fails on {num_rows} rows: {_first_line(error)}") from error
             if first.size != num_rows * num_outputs or len(first) != num_rows:
@@ -158,7 +167,7 @@ class Backend:
         timings = []
         for _ in range(_WARM_UP_RUNS):
             started = time.perf_counter()
-            self._session.run(self._output_names, {self.input.name: zeros})
+            self.try_run(zeros)
             timings.append((time.perf_counter() - started) * 1e3)
         return statistics.median(timings)
 

@@ -1,5 +1,9 @@
 """The parts of a running gateway, and the order in which they start and stop."""
 
+from typing import TYPE_CHECKING
+
+from infra.gateway.batching import BatchPolicy
+from infra.gateway.cache import AnswerCache
 from infra.gateway.config import GatewayConfig
 from infra.gateway.dispatch import Dispatcher
 from infra.gateway.metrics import GatewayMetrics
@@ -9,6 +13,10 @@ from infra.gateway.shadow import ShadowRunner
 from infra.gateway.store import GatewayStore
 from infra.gateway.telemetry import SegmentWriter
 from infra.gateway.watchdog import Watchdog
+from tasks.contracts.errors import UserError
+
+if TYPE_CHECKING:
+    from infra.gateway.tracing import Endpoint, Tracing
 
 
 class Components:
@@ -34,7 +42,10 @@ class Components:
             inline_limit_ms=config.inline_limit_ms,
             timeout_s=config.inference_timeout_s,
             num_threads=config.num_threads,
+            batch_delay_s=config.batch_delay_ms / 1e3,
+            cache=AnswerCache(config.cache_bytes, self.metrics) if config.cache_bytes else None,
         )
+        self._tracing = _tracing(config)
         self._watcher = RouteWatcher(
             GatewayStore(config.store),
             self.table,
@@ -42,6 +53,7 @@ class Components:
             self.metrics,
             replica=config.replica,
             max_batch_rows=config.max_batch_rows,
+            batching=BatchPolicy(config.batch_rows, config.batch_min_gain),
             poll_interval_s=config.poll_interval_s,
             retry_interval_s=config.retry_interval_s,
             heartbeat_interval_s=config.heartbeat_interval_s,
@@ -63,3 +75,19 @@ class Components:
         self._watchdog.stop()
         self.feedback.close()
         self._predictions.close()
+        if self._tracing is not None:
+            self._tracing.close()
+
+    def traced(self, endpoint: "Endpoint") -> "Endpoint":
+        """Return the endpoint with a span around every call, where tracing is on."""
+        return endpoint if self._tracing is None else self._tracing.traced(endpoint)
+
+
+def _tracing(config: GatewayConfig) -> "Tracing | None":
+    if not config.tracing:
+        return None
+    try:
+        from infra.gateway.tracing import Tracing
+    except ImportError as error:
+        raise UserError(f"tracing is on, but {error.name} is not installed; install opentelemetry-sdk") from error
+    return Tracing.from_environment(config.replica)

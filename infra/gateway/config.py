@@ -71,7 +71,34 @@ class GatewayConfig(BaseModel):
         "A hop to a thread costs more than a small model's whole run.",
     )
     num_threads: int = Field(default=2, ge=1, description="Threads for requests above `inline_limit_ms`.")
+    cache_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Memory for answers that are given again to equal inputs; 0 keeps none. Off, because it pays only "
+        "where callers repeat inputs to the bit: elsewhere every request is hashed and every answer copied for "
+        "nothing. Requests answered from it are no evidence for a rollout.",
+    )
+    batch_rows: int = Field(
+        default=1,
+        ge=1,
+        description="Rows of several requests that may share a run of a model; 1 joins none. Off, because it pays for "
+        "some models only and makes a lone request wait.",
+    )
+    batch_delay_ms: float = Field(
+        default=1.0, ge=0, le=1000, description="How long a request waits at most for others to share its run."
+    )
+    batch_min_gain: float = Field(
+        default=1.5,
+        ge=1,
+        description="Requests of a model are joined only if, when it was loaded, a batch of `batch_rows` ran at least "
+        "this many times as fast as its rows one by one.",
+    )
     shadow_queue: int = Field(default=64, ge=1, description="Shadow requests waiting; more are dropped and counted.")
+    tracing: bool = Field(
+        default=False,
+        description="Make OpenTelemetry spans, exported as the OTEL_* variables say. Off, because it needs packages "
+        "that the gateway's image does without, and a collector.",
+    )
 
     flush_rows: int = Field(default=5000, ge=1, description="Rows after which a log segment is written.")
     flush_interval_s: float = Field(default=2.0, gt=0, description="Time after which a log segment is written.")

@@ -41,7 +41,7 @@ class LatencyCollector(Collector):
             labels=["model", "arm"],
         )
         rows = CounterMetricFamily(
-            "stillhouse_gateway_rows", "Rows answered, by assigned arm.", labels=["model", "arm"]
+            "stillhouse_gateway_rows", "Rows answered by a model, by assigned arm.", labels=["model", "arm"]
         )
         for labels, tally in self._tallies.items():
             bounds = [*map(str, _SECONDS), "+Inf"]
@@ -98,6 +98,34 @@ class GatewayMetrics:
             "Shadow requests by outcome: answered, failed, or dropped because the queue was full.",
             ["model", "outcome"],
             registry=registry,
+        )
+        self.cache_hits = Counter(
+            "stillhouse_gateway_cache_hits",
+            "Requests answered from the cache, by the arm that the request was assigned to. No model ran, and so they "
+            "are not in the latency histogram.",
+            ["model", "arm"],
+            registry=registry,
+        )
+        self.cache_misses = Counter(
+            "stillhouse_gateway_cache_misses",
+            "Requests that were looked for in the cache and had to be run, by assigned arm.",
+            ["model", "arm"],
+            registry=registry,
+        )
+        self.cache_evictions = Counter(
+            "stillhouse_gateway_cache_evictions", "Cached answers dropped to make room.", registry=registry
+        )
+        self.cache_bytes = Gauge(
+            "stillhouse_gateway_cache_bytes", "Memory that the cached answers hold.", registry=registry
+        )
+        self.batches = Counter(
+            "stillhouse_gateway_batches",
+            "Runs that several requests shared, by outcome: answered, or divided because the joint run failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.batched_requests = Counter(
+            "stillhouse_gateway_batched_requests", "Requests that a shared run answered.", registry=registry
         )
         self.log_rows = Counter(
             "stillhouse_gateway_log_rows",

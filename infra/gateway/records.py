@@ -40,6 +40,7 @@ _REQUEST_COLUMNS: dict[str, Callable[["PredictionRecord"], object]] = {
     "model_version": attrgetter("answering.version"),
     "latency_ms": attrgetter("latency_ms"),
     "error": attrgetter("error"),
+    "cached": attrgetter("cached"),
 }
 """Columns that have one value for all rows of a request, and how to get it."""
 
@@ -61,6 +62,8 @@ class PredictionRecord(NamedTuple):
     """[N, *input_shape]"""
     outputs: np.ndarray | None
     """[N, K] logits, or [N] or [N, 1] for regression; None when no model answered."""
+    cached: bool = False
+    """Whether the outputs are those of an earlier run."""
 
     @property
     def model_name(self) -> str:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from infra.gateway.backend import Backend
+from infra.gateway.batching import BatchPolicy
 from infra.gateway.errors import BusyError, RequestError
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.protocol import InferenceParser
@@ -129,9 +130,10 @@ class RouteWatcher:
         poll_interval_s: float,
         retry_interval_s: float,
         heartbeat_interval_s: float,
+        batching: BatchPolicy,
     ) -> None:
         self._store, self._table, self._watchdog, self._metrics = store, table, watchdog, metrics
-        self._replica, self._max_batch_rows = replica, max_batch_rows
+        self._replica, self._max_batch_rows, self._batching = replica, max_batch_rows, batching
         self._poll_interval_s, self._retry_interval_s = poll_interval_s, retry_interval_s
         self._heartbeat_interval_s = heartbeat_interval_s
         self._followed: dict[str, _Followed] = {}
@@ -206,7 +208,10 @@ class RouteWatcher:
                 challenger, trouble = None, "the challenger gives other outputs than the champion"
         name = route.model_name
         self._metrics.arm_ready.labels(name, "champion").set(champion is not None)
-        self._metrics.arm_ready.labels(name, "challenger").set(challenger is not None)
+        if route.challenger:
+            self._metrics.arm_ready.labels(name, "challenger").set(challenger is not None)
+        else:  # what no route names is not "not ready"; an alert would ring for ever
+            self._metrics.arm_ready.remove(name, "challenger")
         if champion:
             names = frozenset(spec.name for spec in champion.outputs)
             parser = InferenceParser(route.signature, champion.input.name, names, self._max_batch_rows)
@@ -225,6 +230,7 @@ class RouteWatcher:
             except (StillhouseError, OSError) as error:
                 logger.error("version %d is not ready: %s", arm.version, error)
                 return None, str(error)
+            backend.batch_rows = self._batching.rows_for(backend, signature)
             self._backends[key] = backend
         return backend, ""
 

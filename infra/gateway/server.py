@@ -67,16 +67,18 @@ class GatewayServer:
             OSError: the address is taken or not ours.
             TokensError: the file of tokens cannot be used.
             TlsError: certificate or key cannot be used.
+            UserError: the settings ask for what is not installed.
         """
         self._access = None if config.tokens is None else Access(config.tokens)
         self._tls = None if config.tls_cert is None or config.tls_key is None else Tls(config.tls_cert, config.tls_key)
-        self._socket = shared_socket(config) if config.reuse_port else _listening_socket(config)
-        self.url = gateway_url(config, self._socket.getsockname()[1])
         limits = config.model_dump(include={"num_threads", "max_queue", "max_uploads", "deadline_s"})
         admission = Admission(**limits)
+        application = create_app(config, admission, self._access)  # a setting that it refuses must leave no socket open
+        self._socket = shared_socket(config) if config.reuse_port else _listening_socket(config)
+        self.url = gateway_url(config, self._socket.getsockname()[1])
         self._server = _Server(
             uvicorn.Config(
-                create_app(config, admission, self._access),
+                application,
                 loop="uvloop",
                 http=connection_class(admission, config.header_timeout_s),
                 ws="none",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tasks.contracts.data import Task
 from tasks.contracts.errors import DataError, InfrastructureError
-from tasks.contracts.traffic import FEEDBACK_COLUMNS, PREDICTION_COLUMNS
+from tasks.contracts.traffic import FEEDBACK_COLUMNS, LATER_COLUMNS, PREDICTION_COLUMNS
 from tasks.decisions.experiment import ArmStats, Observation, PairedCounts, StepTraffic
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ Log = Literal["predictions", "feedback"]
 _COLUMNS = {"predictions": tuple(PREDICTION_COLUMNS), "feedback": tuple(FEEDBACK_COLUMNS)}
 _COUNTED = (
     "request_id", "row", "at", "route_version", "rollout_id", "arm", "shadow", "error", "latency_ms", "prediction",
+    "cached",
 )  # fmt: skip
 _HOUR_FORMAT = "%Y-%m-%d-%H"
 _FLUSH_SLACK = timedelta(hours=1)  # a row may lie in the folder of the hour after its own
@@ -117,9 +118,13 @@ class TrafficLog:
             return known
         try:
             with pq.ParquetFile(path) as file:
-                if missing := sorted(set(columns) - set(file.schema_arrow.names)):
+                absent = set(columns) - set(file.schema_arrow.names)
+                if missing := sorted(absent - set(LATER_COLUMNS)):
                     raise DataError(f"log segment {path} lacks the columns {missing}; it was not written by a gateway")
-                table = file.read(columns=list(columns)).select(columns)
+                table = file.read(columns=[name for name in columns if name not in absent])
+                for name in absent:
+                    table = table.append_column(name, pa.array([LATER_COLUMNS[name]] * table.num_rows))
+                table = table.select(columns)
         except (OSError, pa.ArrowException) as error:
             raise InfrastructureError(
                 f"log segment {path} cannot be read ({error}); restore it, or move it away to count without its rows"
@@ -151,10 +156,10 @@ def _empty(log: Log, columns: tuple[str, ...]) -> "pa.Table":
 
 
 def _first_answers(rows: "pd.DataFrame", weights: Mapping[int, float]) -> "pd.DataFrame":
-    """Put every row to its step and arm, and drop repeated answers. Rows come oldest first."""
+    """Put every row to its step and arm, and drop cached and repeated answers. Rows come oldest first."""
     rows = rows.assign(weight=rows["route_version"].map(dict(weights)).astype(float))
     shadowing = rows["weight"] == 0.0
-    rows = rows[shadowing | ~rows["shadow"]]
+    rows = rows[(shadowing | ~rows["shadow"]) & ~rows["cached"]]
     arm = rows["arm"].where(rows["weight"] > 0.0, rows["shadow"].map({True: "challenger", False: "champion"}))
     rows = rows.assign(arm=arm, failed=rows["error"].fillna("") != "")
     return rows.drop_duplicates(["weight", "arm", "request_id", "row"], keep="first")

@@ -29,7 +29,11 @@ PREDICTION_COLUMNS: dict[str, ColumnType] = {
     "input_mean": "float64",
     "input_std": "float64",
     "input_sketch": "list<float32>",  # fixed random projection of the row, 8 values
+    "cached": "bool",  # True when an earlier answer of `arm` to the same input was given again
 }
+
+LATER_COLUMNS: dict[str, bool] = {"cached": False}
+"""Columns that the segments of earlier gateways lack, and what they would have held."""
 
 FEEDBACK_COLUMNS: dict[str, ColumnType] = {
     "request_id": "string",

@@ -7,6 +7,9 @@ Counting rules, so that every reader counts alike (columns: `tasks.contracts.tra
   `route_version` had, not to the step that runs when it is read. Weight 0 is the shadow step.
 * With weight > 0 a row belongs to the arm in the column `arm` (the hash's choice), whoever answered; rows with
   `shadow` are left out. At weight 0 the champion's rows are those without `shadow`, the challenger's those with it.
+* Rows with `cached` are left out of every count, requests and latencies included: no model ran. The gateway gives
+  a cached answer only where it would have done so whichever arm the request had met (both arms' answers to the
+  input are known), so what is left is still divided by the weight, and the arms' rows are still alike.
 * A row with a non-empty `error` is a failure of its arm. When the champion answered in the challenger's
   place, that is the challenger's failure and nothing of the champion's.
 * A labelled row is one with feedback for its (`request_id`, `row`); the last feedback counts. It is correct when

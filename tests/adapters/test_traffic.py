@@ -16,7 +16,7 @@ DEFAULTS = {
     "request_id": "a", "row": 0, "at": NOON, "route_version": 1, "rollout_id": "r", "arm": "champion",
     "served_by": "champion", "shadow": False, "model_digest": "d", "model_version": 1, "latency_ms": 1.0,
     "batch_rows": 1, "error": "", "prediction": 0.0, "confidence": 0.9, "margin": 0.8, "input_mean": 0.0,
-    "input_std": 1.0, "input_sketch": [0.0] * 8,
+    "input_std": 1.0, "input_sketch": [0.0] * 8, "cached": False,
 }  # fmt: skip
 TYPES = {
     "string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(),
@@ -128,6 +128,32 @@ def test_observe_leaves_shadows_out_when_the_step_has_weight(log, reader):
     log.predictions(row("a"), row("a", arm="challenger", shadow=True))
     (step,) = reader.observe("m", "r", {1: 5.0}).steps
     assert (step.champion.requests, step.challenger.requests) == (1, 0)
+
+
+def test_observe_leaves_cached_answers_out_of_every_count(log, reader):
+    log.predictions(
+        row("a", latency_ms=5.0, prediction=1.0),
+        row("b", latency_ms=0.01, prediction=1.0, cached=True),
+        row("c", arm="challenger", cached=True, prediction=1.0),
+    )
+    log.feedback(*((name, 0, 1.0, 0) for name in "abc"))
+    (step,) = reader.observe("m", "r", {1: 5.0}).steps
+    assert (step.champion.requests, step.champion.rows, step.champion.labelled, step.champion.correct) == (1, 1, 1, 1)
+    assert step.champion.latencies_ms.tolist() == [5.0]
+    assert step.challenger.requests == 0
+
+
+def test_observe_counts_the_run_of_a_request_that_was_sent_again_and_then_cached(log, reader):
+    log.predictions(row("a", prediction=1.0), row("a", cached=True, at=NOON + timedelta(seconds=1)))
+    assert reader.observe("m", "r", {1: 5.0}).at(5.0).champion.requests == 1
+
+
+def test_a_segment_without_the_later_columns_is_read_as_not_cached(log, reader):
+    path = log.predictions(row("a"), row("b"))
+    pq.write_table(pq.read_table(path).drop_columns(["cached"]), path)
+    log.predictions(row("c", cached=True))
+    assert reader.predictions("m")["cached"].to_pylist() == [False, False, True]
+    assert reader.observe("m", "r", {1: 5.0}).at(5.0).champion.requests == 2
 
 
 def test_observe_leaves_other_rollouts_out(log, reader):

@@ -113,6 +113,15 @@ class Models:
         constants = {"origin": np.array(0, np.int64), "billion": np.array(1e9, np.float32), "w": self.weights}
         return _model(nodes, constants)
 
+    def dynamic(self) -> bytes:
+        """Rounds its inputs to 256 steps of the whole batch's range, as dynamic quantization does."""
+        nodes = [
+            helper.make_node("DynamicQuantizeLinear", ["x"], ["quantized", "scale", "zero"]),
+            helper.make_node("DequantizeLinear", ["quantized", "scale", "zero"], ["rounded"]),
+            helper.make_node("MatMul", ["rounded", "w"], ["logits"]),
+        ]
+        return _model(nodes, {"w": self.weights})
+
     def fixed_batch(self) -> bytes:
         graph = helper.make_graph(
             [helper.make_node("MatMul", ["x", "w"], ["logits"])],

@@ -572,3 +572,67 @@ def test_every_request_is_logged_when_the_access_log_is_on(start, site, models, 
         gateway.infer(X[:1], "r")
     lines = [record.fields for record in caplog.records if record.name == "infra.gateway.requests"]
     assert (lines[-1]["status"], lines[-1]["request_id"], lines[-1]["arm"]) == (200, "r", "champion")
+
+
+def test_equal_inputs_share_an_answer_in_whatever_form_they_come(start, site, models, make_body):
+    gateway = start(cache_bytes=100_000)
+    site.wait_for(site.route(site.put(models.linear())))
+    bare = {"Inference-Header-Content-Length": "0"}
+    first = gateway.http.post(gateway.path, content=make_body(X[:2], "a"))
+    second = gateway.http.post(gateway.path, content=X[:2].tobytes(), headers=bare)
+    third = gateway.http.post("/invocations", json={"inputs": X[:2].tolist()})
+    other = gateway.http.post(gateway.path, content=make_body(X[:1], "b"))
+    replies = (first, second, third, other)
+    assert [reply.headers["x-stillhouse-cache"] for reply in replies] == ["miss", "hit", "hit", "miss"]
+    length = int(second.headers["inference-header-content-length"])
+    np.testing.assert_array_equal(np.frombuffer(second.content[length:], "<f4").reshape(2, 3), logits(first))
+    np.testing.assert_array_equal(np.array(third.json()["predictions"], np.float32), logits(first))
+    assert second.headers["x-stillhouse-model-digest"] == first.headers["x-stillhouse-model-digest"]
+    labels = '{arm="champion",model="digits"}'
+    assert sample(gateway, f"stillhouse_gateway_cache_hits_total{labels}") == 2
+    assert sample(gateway, f"stillhouse_gateway_cache_misses_total{labels}") == 2
+    assert sample(gateway, f"stillhouse_gateway_inference_seconds_count{labels}") == 2
+    assert sample(gateway, "stillhouse_gateway_cache_bytes") > 0
+    gateway.stop()
+    logged = {row["request_id"]: (row["cached"], row["prediction"]) for row in site.log() if row["row"] == 0}
+    assert sorted(cached for cached, _ in logged.values()) == [False, False, True, True]
+    assert len({prediction for _, prediction in logged.values()}) == 1
+
+
+def test_replies_say_nothing_of_a_cache_that_is_off(gateway):
+    assert "x-stillhouse-cache" not in gateway.infer(X[:1]).headers
+
+
+def test_a_fallbacks_answer_is_never_given_as_the_challengers(start, site, models):
+    gateway = start(cache_bytes=100_000)
+    champion = site.put(models.linear())
+    site.wait_for(site.route(champion, site.put(models.raising()), weight=100, rollout_id="r1"))
+    row = np.full((1, 4), 3, np.float32)
+    for number in range(3):
+        reply = gateway.infer(row, f"{number}")
+        assert reply.headers["x-stillhouse-cache"] == "miss"
+        assert reply.headers["x-stillhouse-model-digest"] == champion
+    assert sample(gateway, 'stillhouse_gateway_fallbacks_total{model="digits",reason="run_failed"}') == 3
+    site.wait_for(site.route(champion))
+    assert gateway.infer(row, "3").headers["x-stillhouse-cache"] == "hit"
+    gateway.stop()
+    assert [row["error"] for row in sorted(site.log(), key=lambda row: row["request_id"])] == ["run_failed"] * 3 + [""]
+
+
+def test_a_failure_is_not_kept(start, site, models):
+    gateway = start(cache_bytes=100_000)
+    site.wait_for(site.route(site.put(models.raising())))
+    for _ in range(2):
+        reply = gateway.infer(np.full((1, 4), 3, np.float32))
+        assert (reply.status_code, reply.headers["x-stillhouse-cache"]) == (500, "miss")
+
+
+def test_a_cached_answer_is_not_shadowed(start, site, models):
+    gateway = start(cache_bytes=100_000)
+    site.wait_for(site.route(site.put(models.linear()), site.put(models.linear(2)), shadow=True, rollout_id="r1"))
+    for number in range(4):
+        gateway.infer(X[:1], f"{number}")
+    gateway.stop()
+    assert sorted((row["request_id"], row["shadow"]) for row in site.log() if not row["cached"]) == [
+        ("0", False), ("0", True)
+    ]  # fmt: skip

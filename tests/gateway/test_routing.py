@@ -3,6 +3,7 @@ import weakref
 
 import pytest
 
+from infra.gateway.batching import BatchPolicy
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.routing import RouteWatcher, RoutingTable
 from infra.gateway.store import GatewayStore
@@ -16,14 +17,20 @@ def table():
 
 
 @pytest.fixture
-def watcher(site, table):
+def metrics():
+    return GatewayMetrics()
+
+
+@pytest.fixture
+def watcher(site, table, metrics):
     return RouteWatcher(
         GatewayStore(site.store),
         table,
         Watchdog(1.0),
-        GatewayMetrics(),
+        metrics,
         replica="test",
         max_batch_rows=8,
+        batching=BatchPolicy(),
         poll_interval_s=600,
         retry_interval_s=0.0,
         heartbeat_interval_s=600,
@@ -145,3 +152,18 @@ def test_stop_withdraws_the_acknowledgement(watcher, table, site, models, poll):
     poll(site.acknowledgement)
     watcher.stop()
     assert site.acknowledgement() is None
+
+
+def test_scan_tells_prometheus_which_arms_are_ready_and_nothing_of_an_arm_that_no_route_names(
+    watcher, metrics, site, models
+):
+    def ready(arm):
+        return metrics.registry.get_sample_value("stillhouse_gateway_arm_ready", {"model": "digits", "arm": arm})
+
+    champion = site.put(models.linear())
+    seen = []
+    for challenger in (None, "0" * 64, site.put(models.linear(2)), None):
+        site.route(champion, challenger)
+        watcher.scan()
+        seen.append((ready("champion"), ready("challenger")))
+    assert seen == [(1, None), (1, 0), (1, 1), (1, None)]

@@ -56,6 +56,10 @@ HEADERS: dict[str, Piece] = {
     "ModelVersion": {"description": "Its version in the registry.", "schema": _VERSION},
     "RouteVersion": {"description": "Version of the route that the request met.", "schema": _VERSION},
     "RequestId": {"description": "For feedback, and for the gateway's log.", "schema": _IDENTIFIER},
+    "Cache": {
+        "description": "Whether the answer was kept from an equal input; absent where nothing is kept.",
+        "schema": {"type": "string", "enum": ["hit", "miss"]},
+    },
     "JsonLength": {"description": "Bytes of the JSON that values follow.", "schema": {"type": "integer", "minimum": 0}},
     "RetryAfter": {"description": "Seconds after which to ask again.", "schema": {"type": "integer", "minimum": 1}},
     "Challenge": {"description": "How to send a token (RFC 6750).", "schema": _TEXT},
@@ -68,6 +72,7 @@ ANSWERED: dict[str, Piece] = {
     "X-Stillhouse-Model-Version": {"$ref": "#/components/headers/ModelVersion"},
     "X-Stillhouse-Route-Version": {"$ref": "#/components/headers/RouteVersion"},
     "X-Stillhouse-Request-Id": {"$ref": "#/components/headers/RequestId"},
+    "X-Stillhouse-Cache": {"$ref": "#/components/headers/Cache"},
 }
 """Headers of every answer that a model gave."""
 
