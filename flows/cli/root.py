@@ -11,6 +11,7 @@ from flows.cli import data, model, plan, rollout, runs
 from flows.cli.console import error_console
 from flows.cli.doctor import doctor
 from flows.cli.gate import gate
+from flows.cli.model_changing import promote
 from flows.cli.replay import replay
 from flows.cli.report import report
 from flows.cli.run import run
@@ -42,7 +43,7 @@ app.command()(techniques)
 app.add_typer(runs.app, name="runs", help="Past runs.")
 app.add_typer(model.app, name="model", help="Registered models and artifacts.")
 app.command()(gate)
-app.command()(model.promote)
+app.command()(promote)
 app.add_typer(rollout.app, name="rollout", help="Move traffic to a challenger, and back.")
 app.command()(serve)
 app.command()(replay)
