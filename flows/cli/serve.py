@@ -48,6 +48,7 @@ def serve(
         config = GatewayConfig(
             store=(store or settings.store_root).resolve(),
             traffic=(traffic or settings.traffic_root).resolve(),
+            verify_keys=settings.verify_keys,
             host=host,
             port=port,
             reuse_port=reuse_port,

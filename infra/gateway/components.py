@@ -6,6 +6,7 @@ from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.records import FeedbackRecord, PredictionRecord, feedback_table, prediction_table
 from infra.gateway.routing import RouteWatcher, RoutingTable
 from infra.gateway.shadow import ShadowRunner
+from infra.gateway.signatures import SignatureVerifier
 from infra.gateway.store import GatewayStore
 from infra.gateway.telemetry import SegmentWriter
 from infra.gateway.watchdog import Watchdog
@@ -35,8 +36,9 @@ class Components:
             timeout_s=config.inference_timeout_s,
             num_threads=config.num_threads,
         )
+        store = GatewayStore(config.store)
         self._watcher = RouteWatcher(
-            GatewayStore(config.store),
+            store,
             self.table,
             self._watchdog,
             self.metrics,
@@ -45,6 +47,7 @@ class Components:
             poll_interval_s=config.poll_interval_s,
             retry_interval_s=config.retry_interval_s,
             heartbeat_interval_s=config.heartbeat_interval_s,
+            verifier=SignatureVerifier(store, config.verify_keys) if config.verify_keys else None,
         )
 
     def start(self) -> None:

@@ -13,6 +13,7 @@ from infra.gateway.backend import Backend
 from infra.gateway.errors import RequestError
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.protocol import InferenceParser
+from infra.gateway.signatures import SignatureVerifier
 from infra.gateway.store import GatewayStore
 from infra.gateway.watchdog import Watchdog
 from tasks.contracts.errors import StillhouseError
@@ -104,11 +105,13 @@ class RouteWatcher:
         poll_interval_s: float,
         retry_interval_s: float,
         heartbeat_interval_s: float,
+        verifier: SignatureVerifier | None = None,
     ) -> None:
         self._store, self._table, self._watchdog, self._metrics = store, table, watchdog, metrics
         self._replica, self._max_batch_rows = replica, max_batch_rows
         self._poll_interval_s, self._retry_interval_s = poll_interval_s, retry_interval_s
         self._heartbeat_interval_s = heartbeat_interval_s
+        self._verifier = verifier
         self._followed: dict[str, _Followed] = {}
         self._backends: weakref.WeakValueDictionary[tuple[Digest, ModelSignature], Backend]
         self._backends = weakref.WeakValueDictionary()
@@ -173,10 +176,10 @@ class RouteWatcher:
 
     def _serve(self, route: Route, version: int) -> None:
         """Load what the route names and swap it in; without its champion, what is served stays."""
-        champion, trouble = self._load(route.champion, route.signature)
+        champion, trouble = self._load(route, route.champion)
         challenger = None
         if champion and route.challenger:
-            challenger, trouble = self._load(route.challenger, route.signature)
+            challenger, trouble = self._load(route, route.challenger)
             if challenger and not _interchangeable(champion, challenger):
                 challenger, trouble = None, "the challenger gives other outputs than the champion"
         name = route.model_name
@@ -190,17 +193,19 @@ class RouteWatcher:
         self._table.waiting = self._table.waiting - {name} if champion else self._table.waiting | {name}
         self._settle(name, version, route, trouble)
 
-    def _load(self, arm: Arm, signature: ModelSignature) -> tuple[Backend | None, str]:
-        """Return the arm's model, or None and why."""
-        key = (arm.digest, signature)
-        backend = self._backends.get(key)
-        if backend is None:
-            try:
-                backend = Backend(arm.digest, self._store.read_artifact(arm.digest), signature, self._watchdog)
-            except (StillhouseError, OSError) as error:
-                logger.error("version %d is not ready: %s", arm.version, error)
-                return None, str(error)
-            self._backends[key] = backend
+    def _load(self, route: Route, arm: Arm) -> tuple[Backend | None, str]:
+        """Return the arm's model, or None and why. A loaded one is verified too: it may be signed as another model."""
+        key = (arm.digest, route.signature)
+        try:
+            if self._verifier is not None:
+                self._verifier.require(route.model_name, arm.digest)
+            backend = self._backends.get(key)
+            if backend is None:
+                backend = Backend(arm.digest, self._store.read_artifact(arm.digest), route.signature, self._watchdog)
+                self._backends[key] = backend
+        except (StillhouseError, OSError) as error:
+            logger.error("version %d is not ready: %s", arm.version, error)
+            return None, str(error)
         return backend, ""
 
     def _settle(self, model_name: str, version: int, route: Route | None, trouble: str) -> None:

@@ -42,6 +42,16 @@ class Settings(BaseSettings):
     )
     gateway_url: str = Field(default="http://127.0.0.1:8080", description="Where clients reach the gateway.")
 
+    signing_key: SecretStr | None = Field(
+        default=None,
+        description="Ed25519 private key that signs models when they are registered: a PEM file, or PEM text.",
+    )
+    verify_keys: Path | None = Field(
+        default=None,
+        description="PEM public keys, a file or a folder of `*.pem`; where set, only models that one of them signed "
+        "are promoted and served.",
+    )
+
     @model_validator(mode="after")
     def _anchor_paths(self) -> Self:
         """Make every path absolute, so that a task may run from any working directory."""
@@ -54,6 +64,11 @@ class Settings(BaseSettings):
             "reports": (self.reports or home / "reports").expanduser().resolve(),
             "baselines": self.baselines.expanduser().resolve(),
         }
+        if self.signing_key is not None and "-----BEGIN" not in self.signing_key.get_secret_value():
+            path = Path(self.signing_key.get_secret_value()).expanduser().resolve()
+            object.__setattr__(self, "signing_key", SecretStr(str(path)))
+        if self.verify_keys is not None:
+            anchored["verify_keys"] = self.verify_keys.expanduser().resolve()
         for name, path in anchored.items():
             object.__setattr__(self, name, path)
         return self

@@ -19,6 +19,7 @@ from tasks.stages.promoting import bootstrap
 from tasks.stages.reconciling import reconcile
 from tasks.stages.rollout_record import GATE_REPORT_TAG
 from tasks.stages.signature import signature_of
+from tasks.stages.signing import sign_if_configured
 from tasks.stages.splits import load_split
 
 _EXAMPLE_ROWS = 2
@@ -107,6 +108,7 @@ def _register(
     signature = {SIGNATURE_TAG: signature_of(dossier.dataset).canonical_json().decode()}
     onnx_model = services.artifacts.get(digest)
     example = _example(services, dossier.dataset)
+    sign_if_configured(services.settings, services.documents, name, digest)
     return services.registry.register(name, digest, onnx_model, example, {**tags, **signature}, files, parent_run_id)
 
 

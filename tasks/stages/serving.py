@@ -21,6 +21,7 @@ from tasks.evaluation.parity import measure_parity
 from tasks.evaluation.predictions import predict
 from tasks.runtime.services import connect
 from tasks.stages.signature import signature_of
+from tasks.stages.signing import sign_if_configured
 from tasks.stages.splits import load_split
 
 _MODEL = "trial"
@@ -48,7 +49,9 @@ def try_serving(model: ModelRef, data: DatasetRef, command: Sequence[str]) -> Se
         folder = Path(name)
         store = folder / "store"
         arm = Arm(digest=LocalArtifacts(store).put(blob).digest, version=1)
-        routes = RouteStore(LocalDocuments(store), store)
+        documents = LocalDocuments(store)
+        sign_if_configured(connect().settings, documents, _MODEL, arm.digest)  # the gateway may ask for it
+        routes = RouteStore(documents, store)
         routes.publish(Route(model_name=_MODEL, signature=signature_of(data), champion=arm), expected_version=0)
         log = connect().settings.home / "logs" / "serving-trial.log"
         with run_gateway(command, store, folder / "traffic", log) as url, GatewayClient(url) as client:

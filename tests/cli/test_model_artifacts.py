@@ -49,7 +49,7 @@ def test_verify_passes_when_artifact_alias_ledger_and_route_agree(run):
     verified = run_json(run, "model", "verify", "digits")
 
     assert verified["passed"]
-    assert [check["name"] for check in verified["checks"]] == ["artifact", "runs", "alias", "route"]
+    assert [check["name"] for check in verified["checks"]] == ["artifact", "runs", "alias", "route", "signature"]
     assert run("model", "verify", digest_of(3))[0] == 0
 
 

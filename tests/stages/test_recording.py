@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from tasks.adapters.route_store import RouteStore
+from tasks.adapters.signing_keys import make_key_pair
 from tasks.contracts.data import DatasetRef, SplitRef
 from tasks.contracts.errors import ModelError
 from tasks.contracts.model import ModelRef
@@ -20,6 +22,7 @@ from tasks.stages.baselines import TORCH_DIGEST_TAG
 from tasks.stages.recording import attach_report, record_run, register_challenger
 from tasks.stages.rollout_record import GATE_REPORT_TAG
 from tasks.stages.signature import signature_of
+from tasks.stages.signing import signature_verdict, signed_by
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reporting"))
 from dossiers import make_dossier  # the dossiers that the report's tests use
@@ -213,3 +216,34 @@ def test_register_challenger_refuses_when_no_candidate_was_chosen(outside: Servi
     with pytest.raises(ModelError, match="chose no candidate"):
         register_challenger(outside, dossier.with_record(chosen=None), "parent", "<html>")
     assert outside.registry.made == []
+
+
+def test_register_challenger_signs_before_it_registers_and_a_killed_run_is_completed_by_the_next(
+    outside: Services, dossier: RunDossier, tmp_path: Path
+) -> None:
+    key_id = make_key_pair(tmp_path / "key.pem", tmp_path / "key.pub.pem")
+    settings = outside.settings.model_copy(
+        update={"signing_key": SecretStr(str(tmp_path / "key.pem")), "verify_keys": tmp_path / "key.pub.pem"}
+    )
+    signing = replace(outside, settings=settings)
+
+    class Dying:
+        """Dies where the first signature would be written: the artifact is there, its signature is not."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(outside.documents, name)
+
+        def append(self, name: str, data: bytes, expected_version: int) -> Any:
+            assert name.startswith("signatures/")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        register_challenger(replace(signing, documents=Dying()), dossier, "parent", "<html>")
+    assert outside.registry.made == []
+    assert outside.ledger.history("digits") == []
+
+    register_challenger(signing, dossier, "parent", "<html>")
+    digests = [one["tags"][DIGEST_TAG] for one in outside.registry.made]
+    assert [signed_by(signing, "digits", digest) for digest in digests] == [[key_id], [key_id]]
+    verdicts = [signature_verdict(signing, "digits", digest) for digest in digests]
+    assert all(verdict is not None and verdict.trusted for verdict in verdicts)
