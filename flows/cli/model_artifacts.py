@@ -32,6 +32,35 @@ def verify(model: Reference, as_json: AsJson = False) -> None:
     raise typer.Exit(0 if passed else 1)
 
 
+def card(model: Reference, as_json: AsJson = False) -> None:
+    """Show the model card of a version: what it is for, its limits, and every figure with where it was measured."""
+    from rich.markdown import Markdown
+
+    from flows.cli.console import console, print_json
+    from flows.cli.model_reference import find_model
+    from tasks.contracts.errors import ModelError
+    from tasks.contracts.registration import CARD_TAG
+    from tasks.reporting.model_card import ModelCard
+    from tasks.reporting.model_card_text import card_markdown
+    from tasks.runtime.services import connect
+
+    services = connect()
+    registered = find_model(services, model).registered
+    digest = registered.tags.get(CARD_TAG) if registered else None
+    if digest is None:
+        raise ModelError(
+            f"{model} has no model card; `stillhouse run` makes one for every version that it registers, and it is "
+            "found by the version: name it as NAME@alias or NAME/3"
+        )
+    found = ModelCard.model_validate_json(services.artifacts.get(digest))
+    if as_json:
+        print_json(found)
+    elif console().is_terminal:
+        console().print(Markdown(card_markdown(found)))
+    else:
+        console().out(card_markdown(found), highlight=False, end="")
+
+
 def pull(
     model: Reference,
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write; replaced whole or not at all.")],

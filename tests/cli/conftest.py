@@ -5,6 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "reporting"))  # its dossiers
 from model_world import NOW, app, register
 
 from flows.cli.console import console

@@ -6,12 +6,17 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
+from dossiers import make_dossier
+from mlflow import MlflowClient
 from model_world import digest_of, linear_model, run_json
 
 from tasks.adapters.route_store import RouteStore
-from tasks.contracts.errors import UserError
+from tasks.contracts.errors import ModelError, UserError
+from tasks.contracts.registration import CARD_TAG
 from tasks.contracts.route import Arm
 from tasks.contracts.value import sha256_hex
+from tasks.reporting.model_card import ModelCard, make_model_card
+from tasks.reporting.model_card_text import card_markdown
 
 
 def test_pull_writes_the_very_bytes_when_a_version_is_named(run, tmp_path):
@@ -94,3 +99,23 @@ def test_verify_names_the_remedy_when_the_route_serves_another_model(run, servic
     assert code == 1
     assert "reconcile" in output
     assert run("model", "verify", "digits")[0] == 0
+
+
+def test_card_shows_the_text_and_the_facts_of_a_version(run, services):
+    dossier = make_dossier()
+    card = make_model_card(dossier, "digits", "student-pruned-int8")
+    stored = services.artifacts.put(card.canonical_json())
+    MlflowClient(services.settings.tracking_address).set_model_version_tag("digits", "3", CARD_TAG, stored.digest)
+
+    shown = run("model", "card", "digits/3")[1]
+    facts = run_json(run, "model", "card", "digits/3")
+
+    assert shown == card_markdown(ModelCard.model_validate_json(card.canonical_json()))
+    assert facts["schema"] == "stillhouse.model-card/1"
+    assert ModelCard.model_validate(facts) == card
+
+
+@pytest.mark.parametrize("reference", ["digits/1", digest_of(1)])
+def test_card_says_where_cards_come_from_when_there_is_none(run, reference):
+    with pytest.raises(ModelError, match="has no model card; `stillhouse run` makes one"):
+        run("model", "card", reference)

@@ -14,9 +14,11 @@ from tasks.adapters.signing_keys import make_key_pair
 from tasks.contracts.data import DatasetRef, SplitRef
 from tasks.contracts.errors import ModelError
 from tasks.contracts.model import ModelRef
-from tasks.contracts.registration import DIGEST_TAG, SIGNATURE_TAG
+from tasks.contracts.registration import CARD_TAG, DIGEST_TAG, RUN_TAG, SIGNATURE_TAG
 from tasks.contracts.run import RunDossier
 from tasks.contracts.value import sha256_hex
+from tasks.reporting.model_card import ModelCard
+from tasks.reporting.model_card_text import card_markdown, summary_of
 from tasks.runtime.services import RegisteredVersion, Services
 from tasks.stages.baselines import TORCH_DIGEST_TAG
 from tasks.stages.recording import attach_report, record_run, register_challenger
@@ -60,12 +62,13 @@ class Registry:
     made: list[dict[str, Any]] = field(default_factory=list)
     aliases: dict[str, int] = field(default_factory=dict)
 
-    def register(self, name, digest, onnx_model, example, tags, files, parent_run_id):
+    def register(self, name, digest, onnx_model, example, tags, files, parent_run_id, description=""):
         assert sha256_hex(onnx_model) == digest
         for number, one in enumerate(self.made, start=1):
             if one["tags"][DIGEST_TAG] == digest:
                 return self.version(name, number)
-        self.made.append({"tags": {**tags, DIGEST_TAG: digest}, "files": files, "example": example})
+        tags = {**tags, DIGEST_TAG: digest}
+        self.made.append({"tags": tags, "files": files, "example": example, "description": description})
         return self.version(name, len(self.made))
 
     def version(self, name, version):
@@ -180,7 +183,9 @@ def test_register_challenger_makes_the_baseline_champion_first_and_tags_the_line
     assert tags[SIGNATURE_TAG] == signature_of(dossier.dataset).canonical_json().decode()
     assert tags["stillhouse.code"] == dossier.lineage["stillhouse.code"]
     assert "stillhouse.stages.student-int8" not in tags  # another chain's
-    assert set(chosen["files"]) == {"report.html", "gate.json", "plan.yaml", "run.json"}
+    assert set(chosen["files"]) == {
+        "report.html", "gate.json", "plan.yaml", "run.json", "model-card.md", "model-card.json",
+    }  # fmt: skip
     assert np.load(io.BytesIO(chosen["example"]), allow_pickle=False)["x"].shape == (2, 1, 8, 8)
 
 
@@ -247,3 +252,16 @@ def test_register_challenger_signs_before_it_registers_and_a_killed_run_is_compl
     assert [signed_by(signing, "digits", digest) for digest in digests] == [[key_id], [key_id]]
     verdicts = [signature_verdict(signing, "digits", digest) for digest in digests]
     assert all(verdict is not None and verdict.trusted for verdict in verdicts)
+
+
+def test_register_challenger_keeps_a_card_of_every_version(outside: Services, dossier: RunDossier) -> None:
+    register_challenger(outside, dossier, "parent", "<html>")
+
+    for one, candidate in zip(outside.registry.made, (None, "student-pruned-int8"), strict=True):
+        facts = outside.artifacts.get(one["tags"][CARD_TAG])
+        card = ModelCard.model_validate_json(facts)
+        assert (card.candidate, card.digest) == (candidate, one["tags"][DIGEST_TAG])
+        assert one["tags"][RUN_TAG] == card.run_id == dossier.record.run_id
+        assert one["files"]["model-card.json"] == facts
+        assert one["files"]["model-card.md"].decode() == card_markdown(card)
+        assert one["description"] == summary_of(card)
