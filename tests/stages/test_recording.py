@@ -1,7 +1,7 @@
 import io
 import json
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,78 +11,20 @@ from pydantic import SecretStr
 
 from tasks.adapters.route_store import RouteStore
 from tasks.adapters.signing_keys import make_key_pair
-from tasks.contracts.data import DatasetRef, SplitRef
 from tasks.contracts.errors import ModelError
-from tasks.contracts.model import ModelRef
 from tasks.contracts.registration import CARD_TAG, DIGEST_TAG, RUN_TAG, SIGNATURE_TAG
 from tasks.contracts.run import RunDossier
-from tasks.contracts.value import sha256_hex
 from tasks.reporting.model_card import ModelCard
 from tasks.reporting.model_card_text import card_markdown, summary_of
-from tasks.runtime.services import RegisteredVersion, Services
+from tasks.runtime.services import Services
 from tasks.stages.baselines import TORCH_DIGEST_TAG
 from tasks.stages.recording import attach_report, record_run, register_challenger
 from tasks.stages.rollout_record import GATE_REPORT_TAG
 from tasks.stages.signature import signature_of
 from tasks.stages.signing import signature_verdict, signed_by
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "reporting"))
-from dossiers import make_dossier  # the dossiers that the report's tests use
-
-
-@dataclass
-class Tracker:
-    """Runs found by their key; what was logged on them."""
-
-    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def parent_run(self, experiment, flow_run_id, name, params):
-        return self._found(f"{experiment}/{flow_run_id}", name=name, params=params, parent=None)
-
-    def stage_run(self, experiment, parent_run_id, stage_key, name, params, metrics, history, tags):
-        return self._found(
-            f"{experiment}/{stage_key}", name=name, params=params, parent=parent_run_id, metrics=metrics, tags=tags
-        )
-
-    def finish_parent(self, run_id, metrics, tags, files, status):
-        self.runs[run_id].setdefault("files", {}).update(files)
-        self.runs[run_id].setdefault("tags", {}).update(tags)
-        self.runs[run_id].setdefault("metrics", {}).update(metrics)
-        self.runs[run_id]["status"] = status
-
-    def _found(self, run_id, **logged):
-        self.runs.setdefault(run_id, logged)
-        return run_id
-
-
-@dataclass
-class Registry:
-    """Versions with their tags, files and aliases, in memory."""
-
-    made: list[dict[str, Any]] = field(default_factory=list)
-    aliases: dict[str, int] = field(default_factory=dict)
-
-    def register(self, name, digest, onnx_model, example, tags, files, parent_run_id, description=""):
-        assert sha256_hex(onnx_model) == digest
-        for number, one in enumerate(self.made, start=1):
-            if one["tags"][DIGEST_TAG] == digest:
-                return self.version(name, number)
-        tags = {**tags, DIGEST_TAG: digest}
-        self.made.append({"tags": tags, "files": files, "example": example, "description": description})
-        return self.version(name, len(self.made))
-
-    def version(self, name, version):
-        aliases = tuple(alias for alias, of in self.aliases.items() if of == version)
-        return RegisteredVersion(name, version, aliases, self.made[version - 1]["tags"])
-
-    def version_of(self, name, alias):
-        return self.version(name, self.aliases[alias]) if alias in self.aliases else None
-
-    def set_alias(self, name, alias, version):
-        self.aliases[alias] = version
-
-    def delete_alias(self, name, alias):
-        self.aliases.pop(alias, None)
+sys.path.insert(0, str(Path(__file__).parent))
+from recorded_run import Registry, Tracker, stored_dossier  # a module beside this one
 
 
 @pytest.fixture
@@ -94,26 +36,7 @@ def outside(services: Services) -> Services:
 @pytest.fixture
 def dossier(outside: Services) -> RunDossier:
     """A run whose baseline, chosen model and calibration rows lie in the store."""
-    dossier = make_dossier(rollout=None, registered=False)
-    rows = io.BytesIO()
-    np.savez(rows, x=np.zeros((3, 1, 8, 8), np.float32), y=np.arange(3))
-    blob = outside.artifacts.put(rows.getvalue())
-    split = SplitRef(digest=blob.digest, size_bytes=blob.size_bytes, num_rows=3, composition={})
-    data = DatasetRef.model_validate(dossier.dataset.model_dump() | {"splits": {"calibration": split}})
-    baseline = dossier.record.baseline.model_copy(update={"model": stored(outside, b"baseline")})
-    candidates = list(dossier.record.candidates)
-    chosen = candidates[1]
-    last = chosen.stages[-1].model_copy(update={"model": stored(outside, b"chosen")})
-    candidates[1] = chosen.model_copy(update={"stages": (*chosen.stages[:-1], last)})
-    plan = dossier.plan_document | {"baseline": {"train": {"model": {"factory": "a:b"}, "schedule": {"epochs": 40}}}}
-    return dossier.model_copy(update={"dataset": data, "plan_document": plan}).with_record(
-        baseline=baseline, candidates=tuple(candidates)
-    )
-
-
-def stored(services: Services, model: bytes) -> ModelRef:
-    blob = services.artifacts.put(model)
-    return ModelRef(digest=blob.digest, format="onnx", size_bytes=blob.size_bytes)
+    return stored_dossier(outside)
 
 
 def test_record_run_makes_one_run_per_stage_below_the_parent_and_links_them(
