@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from flows.cli import data, model, plan, rollout, runs
+from flows.cli import data, model, plan, rollout, runs, webhooks
 from flows.cli.console import error_console
 from flows.cli.doctor import doctor
 from flows.cli.gate import gate
@@ -46,6 +46,7 @@ app.command()(gate)
 app.command()(promote)
 app.add_typer(rollout.app, name="rollout", help="Move traffic to a challenger, and back.")
 app.command()(serve)
+app.add_typer(webhooks.app, name="webhooks", help="Events from MLflow.")
 app.command()(replay)
 app.command()(report)
 app.command()(up)

@@ -52,6 +52,10 @@ class Settings(BaseSettings):
         "are promoted and served.",
     )
 
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Secret that MLflow signs its webhooks with; at least 16 characters."
+    )
+
     @model_validator(mode="after")
     def _anchor_paths(self) -> Self:
         """Make every path absolute, so that a task may run from any working directory."""
