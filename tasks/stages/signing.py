@@ -40,6 +40,17 @@ def sign_if_configured(settings: Settings, documents: DocumentStore, model_name:
     return key_id
 
 
+def configured_key_ids(settings: Settings) -> tuple[KeyId | None, list[KeyId] | None]:
+    """Return the ids of the key that signs and of those that are trusted; None for what is not configured.
+
+    Raises:
+        UserError: a configured key cannot be used.
+    """
+    signing, trusted = settings.signing_key, settings.verify_keys
+    own = None if signing is None else key_id_of(load_signing_key(signing.get_secret_value()).public_key())
+    return own, None if trusted is None else sorted(load_verify_keys(trusted))
+
+
 def sign(services: Services, model_name: str, digest: Digest) -> KeyId:
     """Sign an artifact that is in the store, whole; return the key's id.
 
