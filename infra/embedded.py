@@ -125,6 +125,7 @@ def _services(settings: Settings, prefect_port: int, mlflow_port: int, gateway_p
             f"{gateway}/v2/health/live",
             gateway,
             f"{gateway}/v2",
+            settings.gateway_environment,
         ),
     ]
 

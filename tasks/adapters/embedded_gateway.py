@@ -1,8 +1,9 @@
 """A gateway for the length of a rollout, where none serves this store yet."""
 
+import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,16 @@ def gateway(settings: Settings, model_name: str) -> Iterator[str]:
         yield settings.gateway_url
         return
     log_path = settings.home / "logs" / "gateway.log"
-    with run_gateway(settings.gateway_command, settings.store_root, settings.traffic_root, log_path) as url:
+    roots = settings.store_root, settings.traffic_root
+    with run_gateway(settings.gateway_command, *roots, log_path, settings.gateway_environment) as url:
         _wait_until_ready(url, model_name, log_path)
         yield url
 
 
 @contextmanager
-def run_gateway(command: Sequence[str], store: Path, traffic: Path, log_path: Path) -> Iterator[str]:
+def run_gateway(
+    command: Sequence[str], store: Path, traffic: Path, log_path: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Start a gateway on a free port of the loopback interface for the block, and give its address.
 
     It also ends when this process is killed: its standard input is then closed.
@@ -44,6 +48,7 @@ def run_gateway(command: Sequence[str], store: Path, traffic: Path, log_path: Pa
         store: its artifact and document store.
         traffic: its prediction log.
         log_path: where its messages go.
+        environment: what it finds in its environment beside what this process does.
 
     Raises:
         ServiceUnavailableError: it did not start; its log is named.
@@ -53,7 +58,14 @@ def run_gateway(command: Sequence[str], store: Path, traffic: Path, log_path: Pa
     pipe = subprocess.PIPE
     with (
         log_path.open("ab") as log,
-        _started([*command, *options], stdin=pipe, stdout=pipe, stderr=log, text=True) as process,
+        _started(
+            [*command, *options],
+            env=os.environ | dict(environment or {}),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=log,
+            text=True,
+        ) as process,
     ):
         assert process.stdout is not None
         try:

@@ -103,6 +103,11 @@ class Settings(BaseSettings):
         return f"sqlite:///{self.home / 'ledger.db'}"
 
     @property
+    def gateway_environment(self) -> dict[str, str]:
+        """What a gateway that this process starts must be told beside its options, also where a `.env` file said it."""
+        return {} if self.verify_keys is None else {"STILLHOUSE_VERIFY_KEYS": str(self.verify_keys)}
+
+    @property
     def gateway_command(self) -> tuple[str, ...]:
         """What starts a gateway, split as a shell does."""
         return (
