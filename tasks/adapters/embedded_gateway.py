@@ -1,6 +1,5 @@
 """A gateway for the length of a rollout, where none serves this store yet."""
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from tasks.adapters.gateway_client import GatewayClient
 from tasks.adapters.local_store import LocalDocuments
 from tasks.adapters.route_store import RouteStore
 from tasks.contracts.errors import ServiceUnavailableError
-from tasks.runtime.settings import Settings
+from tasks.runtime.settings import Settings, environment_of_services
 
 _STOP_WITHIN_S = 30.0
 _READY_WITHIN_S = 60.0
@@ -48,7 +47,7 @@ def run_gateway(
         store: its artifact and document store.
         traffic: its prediction log.
         log_path: where its messages go.
-        environment: what it finds in its environment beside what this process does.
+        environment: what it finds in its environment beside what this process does, secrets excepted.
 
     Raises:
         ServiceUnavailableError: it did not start; its log is named.
@@ -60,7 +59,7 @@ def run_gateway(
         log_path.open("ab") as log,
         _started(
             [*command, *options],
-            env=os.environ | dict(environment or {}),
+            env=environment_of_services() | dict(environment or {}),
             stdin=pipe,
             stdout=pipe,
             stderr=log,

@@ -3,6 +3,7 @@
 Hyper-parameters live on the specs that use them; see `flows.plan`.
 """
 
+import os
 import shlex
 import sys
 from functools import cache
@@ -120,6 +121,12 @@ class Settings(BaseSettings):
     def tracking_address(self) -> str:
         """URI for `mlflow.set_tracking_uri`."""
         return self.tracking_url or f"sqlite:///{self.home / 'mlflow.db'}"
+
+
+def environment_of_services() -> dict[str, str]:
+    """Return this process's environment for services that it starts, without the secrets that they have no use for."""
+    own = {"STILLHOUSE_SIGNING_KEY", "STILLHOUSE_WEBHOOK_SECRET"}
+    return {name: value for name, value in os.environ.items() if name not in own}
 
 
 @cache

@@ -1,7 +1,7 @@
 from pydantic import SecretStr
 
 from infra.embedded import _services
-from tasks.runtime.settings import Settings
+from tasks.runtime.settings import Settings, environment_of_services
 
 PEM = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
 
@@ -35,3 +35,13 @@ def test_verification_keys_of_an_env_file_reach_every_gateway_that_is_started_he
     assert next(one for one in _services(settings, 1, 2, 3) if one.name == "gateway").environment == expected
     (tmp_path / ".env").unlink()
     assert Settings(home=tmp_path).gateway_environment == {}
+
+
+def test_services_that_are_started_here_get_no_private_key(monkeypatch):
+    for name in ("SIGNING_KEY", "WEBHOOK_SECRET", "VERIFY_KEYS"):
+        monkeypatch.setenv(f"STILLHOUSE_{name}", "value")
+
+    given = environment_of_services()
+
+    assert "value" not in (given.get("STILLHOUSE_SIGNING_KEY"), given.get("STILLHOUSE_WEBHOOK_SECRET"))
+    assert given["STILLHOUSE_VERIFY_KEYS"] == "value"
