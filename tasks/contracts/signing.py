@@ -7,7 +7,7 @@ which keys it trusts need not list anything.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import StringConstraints
 
 from tasks.contracts.value import Digest, Slug, Value
 
@@ -21,7 +21,8 @@ _CONTEXT = b"stillhouse model signature\x00"
 class SignedStatement(Value):
     """What the holder of a key vouches for: this artifact may be served under this name."""
 
-    version: Literal[1] = Field(default=1, description="Of the statement's form.")
+    version: Literal[1] = 1
+    """Of the statement's form."""
     model_name: Slug
     digest: Digest
 

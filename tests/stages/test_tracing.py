@@ -98,22 +98,6 @@ def test_trace_names_the_link_that_is_not_in_the_store(outside, dossier, kind):
     assert all(lost in gap for gap in gaps)
 
 
-def test_trace_says_when_plan_or_data_are_not_what_their_digests_name(outside, dossier):
-    version = outside.registry.version("digits", 2)
-    changed = dossier.model_copy(
-        update={
-            "plan_document": dossier.plan_document | {"seed": 1},
-            "dataset": dossier.dataset.model_copy(update={"revision": "0.dir"}),
-        }
-    )
-    outside.documents.append(f"runs/{dossier.record.run_id}", changed.canonical_json(), 1)
-
-    gaps = trace(outside, version.tags[DIGEST_TAG], version).gaps
-
-    assert [gap.split()[0] for gap in gaps] == ["plan", "data"]
-    assert "another digest" in gaps[0]
-
-
 def test_trace_says_when_the_gate_report_is_about_another_model(outside, dossier):
     version = outside.registry.version("digits", 2)
     other = dossier.candidates["student-int8"].gate.artifact.digest
