@@ -50,11 +50,14 @@ def try_serving(model: ModelRef, data: DatasetRef, command: Sequence[str]) -> Se
         store = folder / "store"
         arm = Arm(digest=LocalArtifacts(store).put(blob).digest, version=1)
         documents = LocalDocuments(store)
-        sign_if_configured(connect().settings, documents, _MODEL, arm.digest)  # the gateway may ask for it
+        signed = sign_if_configured(connect().settings, documents, _MODEL, arm.digest)
+        # whether the file can be served is asked, not who signed it: without a key here, no signature is wanted
+        environment = {} if signed else {"STILLHOUSE_VERIFY_KEYS": ""}
         routes = RouteStore(documents, store)
         routes.publish(Route(model_name=_MODEL, signature=signature_of(data), champion=arm), expected_version=0)
         log = connect().settings.home / "logs" / "serving-trial.log"
-        with run_gateway(command, store, folder / "traffic", log) as url, GatewayClient(url) as client:
+        gateway = run_gateway(command, store, folder / "traffic", log, environment)
+        with gateway as url, GatewayClient(url) as client:
             refusal = _why_refused(routes, client, log)
             if refusal:
                 return ServingTrial(model=model.digest, num_requests=0, refusal=refusal)
