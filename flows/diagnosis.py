@@ -15,6 +15,7 @@ from tasks.adapters.dvc import tracked_revision
 from tasks.contracts.errors import InfrastructureError, StillhouseError
 from tasks.runtime.embedded import running_services
 from tasks.runtime.services import Services, connect
+from tasks.stages.signing import configured_key_ids
 
 _FREE_BYTES_WANTED = 2_000_000_000
 _TIMEOUT_S = 5.0
@@ -41,6 +42,7 @@ def diagnose() -> list[Finding]:
         ("prefect", _prefect),
         ("mlflow", _mlflow),
         ("ledger", _ledger),
+        ("signing", _signing),
         ("gateway", _gateway),
         ("gpu", _gpu),
     ]
@@ -106,6 +108,22 @@ def _mlflow(services: Services) -> Finding:
 def _ledger(services: Services) -> Finding:
     champions = [name for name in services.registry.names() if services.ledger.champion(name)]
     return Finding("ledger", "ok", f"readable; champions of {', '.join(champions) or 'no model yet'}")
+
+
+def _signing(services: Services) -> Finding:
+    """Ask whether what this machine signs is what it trusts: else a run would fail when it registers, at its end."""
+    key_id, trusted = configured_key_ids(services.settings)
+    if trusted is None:
+        return Finding("signing", "ok" if key_id else "note", f"models are signed by key {key_id or '(none)'}")
+    if key_id is None:
+        return Finding(
+            "signing", "note", f"only models signed by {', '.join(trusted)} are served; runs here cannot register any",
+            "set STILLHOUSE_SIGNING_KEY where plans are run",
+        )  # fmt: skip
+    if key_id not in trusted:
+        remedy = "put its public key where STILLHOUSE_VERIFY_KEYS points"
+        return Finding("signing", "broken", f"key {key_id} signs, but only {', '.join(trusted)} are trusted", remedy)
+    return Finding("signing", "ok", f"key {key_id} signs and is trusted")
 
 
 def _gateway(services: Services) -> Finding:

@@ -15,7 +15,7 @@ import httpx
 from tasks.adapters.local_store import write_atomically
 from tasks.contracts.errors import ServiceUnavailableError, UserError
 from tasks.runtime.embedded import running_services, services_file
-from tasks.runtime.settings import Settings, current_settings
+from tasks.runtime.settings import Settings, current_settings, environment_of_services
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 180.0
@@ -125,6 +125,7 @@ def _services(settings: Settings, prefect_port: int, mlflow_port: int, gateway_p
             f"{gateway}/v2/health/live",
             gateway,
             f"{gateway}/v2",
+            settings.gateway_environment,
         ),
     ]
 
@@ -137,7 +138,7 @@ def _start(service: _Service, settings: Settings) -> subprocess.Popen[bytes]:
     (settings.home / "logs").mkdir(parents=True, exist_ok=True)
     with open(_log_path(service.name, settings), "ab") as log:
         # a session of its own, so that Ctrl-C reaches this process alone and the children end in order
-        environment = os.environ | service.environment
+        environment = environment_of_services() | service.environment
         return subprocess.Popen(
             service.command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )

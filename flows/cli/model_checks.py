@@ -1,4 +1,4 @@
-"""What `stillhouse model verify` asks: is the artifact whole, does it run, do alias, ledger and route agree."""
+"""What `stillhouse model verify` asks: is the artifact whole and signed, does it run, do the places agree."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ def check_model(services: "Services", model: "NamedModel") -> list[ModelCheck]:
         checks += [
             _answered("alias", lambda: _check_alias(services, name)),
             _answered("route", lambda: _check_route(services, name)),
+            _answered("signature", lambda: _check_signature(services, name, model.digest)),
         ]
     return checks
 
@@ -101,3 +102,15 @@ def _check_route(services: "Services", name: str) -> str:
             f"the ledger's champion is {champion}, the route's is {routed}; run `stillhouse model reconcile {name}`"
         )
     return f"route version {current.version} and ledger agree on {current.route.champion.digest[:12]}"
+
+
+def _check_signature(services: "Services", name: str, digest: Digest) -> str:
+    from tasks.stages.signing import signature_verdict, signed_by
+
+    verdict = signature_verdict(services, name, digest)
+    if verdict is None:
+        keys = ", ".join(signed_by(services, name, digest))
+        return f"not asked for: STILLHOUSE_VERIFY_KEYS is not set; {f'signed by {keys}, unproved' if keys else 'none'}"
+    if not verdict.trusted:
+        raise DisagreementError(f"{verdict.state}: {verdict.detail}")
+    return f"{verdict.state}: {verdict.detail}"

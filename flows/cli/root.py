@@ -7,10 +7,11 @@ from typing import NoReturn
 
 import typer
 
-from flows.cli import data, model, plan, rollout, runs
+from flows.cli import data, model, plan, rollout, runs, webhooks
 from flows.cli.console import error_console
 from flows.cli.doctor import doctor
 from flows.cli.gate import gate
+from flows.cli.model_changing import promote
 from flows.cli.replay import replay
 from flows.cli.report import report
 from flows.cli.run import run
@@ -42,9 +43,10 @@ app.command()(techniques)
 app.add_typer(runs.app, name="runs", help="Past runs.")
 app.add_typer(model.app, name="model", help="Registered models and artifacts.")
 app.command()(gate)
-app.command()(model.promote)
+app.command()(promote)
 app.add_typer(rollout.app, name="rollout", help="Move traffic to a challenger, and back.")
 app.command()(serve)
+app.add_typer(webhooks.app, name="webhooks", help="Events from MLflow.")
 app.command()(replay)
 app.command()(report)
 app.command()(up)

@@ -68,6 +68,7 @@ def serve(
         config = GatewayConfig.from_environment(
             store=store or settings.store_root,
             traffic=traffic or settings.traffic_root,
+            verify_keys=settings.verify_keys,
             host=host,
             port=port,
             replica=replica,

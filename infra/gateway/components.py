@@ -10,6 +10,7 @@ from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.records import FeedbackRecord, PredictionRecord, feedback_table, prediction_table
 from infra.gateway.routing import RouteWatcher, RoutingTable
 from infra.gateway.shadow import ShadowRunner
+from infra.gateway.signatures import SignatureVerifier
 from infra.gateway.store import GatewayStore
 from infra.gateway.telemetry import SegmentWriter
 from infra.gateway.watchdog import Watchdog
@@ -46,8 +47,9 @@ class Components:
             cache=AnswerCache(config.cache_bytes, self.metrics) if config.cache_bytes else None,
         )
         self._tracing = _tracing(config)
+        store = GatewayStore(config.store)
         self._watcher = RouteWatcher(
-            GatewayStore(config.store),
+            store,
             self.table,
             self._watchdog,
             self.metrics,
@@ -57,6 +59,7 @@ class Components:
             poll_interval_s=config.poll_interval_s,
             retry_interval_s=config.retry_interval_s,
             heartbeat_interval_s=config.heartbeat_interval_s,
+            verifier=SignatureVerifier(store, config.verify_keys) if config.verify_keys else None,
         )
 
     def start(self) -> None:

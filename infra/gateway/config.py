@@ -23,6 +23,9 @@ class GatewayConfig(BaseModel):
 
     store: Path = Field(description="Root of the artifact and document store.")
     traffic: Path = Field(description="Root of the prediction log.")
+    verify_keys: Path | None = Field(
+        default=None, description="PEM public keys, a file or a folder; only models signed by one of them are served."
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     replica: str = Field(
@@ -127,6 +130,8 @@ class GatewayConfig(BaseModel):
             "store": os.environ.get("STILLHOUSE_STORE", home / "store"),
             "traffic": os.environ.get("STILLHOUSE_TRAFFIC", home / "traffic"),
         }
+        if verify_keys := os.environ.get("STILLHOUSE_VERIFY_KEYS"):
+            values["verify_keys"] = verify_keys
         if replica := os.environ.get("STILLHOUSE_REPLICA"):
             values["replica"] = replica
         if tokens := os.environ.get("STILLHOUSE_GATEWAY_TOKENS"):
@@ -136,6 +141,8 @@ class GatewayConfig(BaseModel):
         values |= {name: value for name, value in given.items() if value is not None}
         config = cls.model_validate(values)
         anchored = {name: getattr(config, name).expanduser().resolve() for name in ("store", "traffic")}
+        if config.verify_keys is not None:
+            anchored["verify_keys"] = config.verify_keys.expanduser().resolve()
         return config.model_copy(update=anchored)
 
 

@@ -14,6 +14,7 @@ from infra.gateway.batching import BatchPolicy
 from infra.gateway.errors import BusyError, RequestError
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.protocol import InferenceParser
+from infra.gateway.signatures import SignatureVerifier
 from infra.gateway.store import GatewayStore
 from infra.gateway.watchdog import Watchdog
 from tasks.contracts.errors import StillhouseError
@@ -131,11 +132,13 @@ class RouteWatcher:
         retry_interval_s: float,
         heartbeat_interval_s: float,
         batching: BatchPolicy,
+        verifier: SignatureVerifier | None = None,
     ) -> None:
         self._store, self._table, self._watchdog, self._metrics = store, table, watchdog, metrics
         self._replica, self._max_batch_rows, self._batching = replica, max_batch_rows, batching
         self._poll_interval_s, self._retry_interval_s = poll_interval_s, retry_interval_s
         self._heartbeat_interval_s = heartbeat_interval_s
+        self._verifier = verifier
         self._followed: dict[str, _Followed] = {}
         self._backends: weakref.WeakValueDictionary[tuple[Digest, ModelSignature], Backend]
         self._backends = weakref.WeakValueDictionary()
@@ -200,10 +203,10 @@ class RouteWatcher:
 
     def _serve(self, route: Route, version: int) -> None:
         """Load what the route names and swap it in; without its champion, what is served stays."""
-        champion, trouble = self._load(route.champion, route.signature)
+        champion, trouble = self._load(route, route.champion)
         challenger = None
         if champion and route.challenger:
-            challenger, trouble = self._load(route.challenger, route.signature)
+            challenger, trouble = self._load(route, route.challenger)
             if challenger and not _interchangeable(champion, challenger):
                 challenger, trouble = None, "the challenger gives other outputs than the champion"
         name = route.model_name
@@ -220,18 +223,20 @@ class RouteWatcher:
         self._table.waiting = self._table.waiting - {name} if champion else self._table.waiting | {name}
         self._settle(name, version, route, trouble)
 
-    def _load(self, arm: Arm, signature: ModelSignature) -> tuple[Backend | None, str]:
-        """Return the arm's model, or None and why."""
-        key = (arm.digest, signature)
-        backend = self._backends.get(key)
-        if backend is None:
-            try:
-                backend = Backend(arm.digest, self._store.read_artifact(arm.digest), signature, self._watchdog)
-            except (StillhouseError, OSError) as error:
-                logger.error("version %d is not ready: %s", arm.version, error)
-                return None, str(error)
-            backend.batch_rows = self._batching.rows_for(backend, signature)
-            self._backends[key] = backend
+    def _load(self, route: Route, arm: Arm) -> tuple[Backend | None, str]:
+        """Return the arm's model, or None and why. A loaded one is verified too: it may be signed as another model."""
+        key = (arm.digest, route.signature)
+        try:
+            if self._verifier is not None:
+                self._verifier.require(route.model_name, arm.digest)
+            backend = self._backends.get(key)
+            if backend is None:
+                backend = Backend(arm.digest, self._store.read_artifact(arm.digest), route.signature, self._watchdog)
+                backend.batch_rows = self._batching.rows_for(backend, route.signature)
+                self._backends[key] = backend
+        except (StillhouseError, OSError) as error:
+            logger.error("version %d is not ready: %s", arm.version, error)
+            return None, str(error)
         return backend, ""
 
     def _settle(self, model_name: str, version: int, route: Route | None, trouble: str) -> None:

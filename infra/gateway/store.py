@@ -8,6 +8,7 @@ from tasks.contracts.artifact import artifact_key, document_key
 from tasks.contracts.compression import original_form
 from tasks.contracts.errors import ArtifactCorruptError, ArtifactMissingError
 from tasks.contracts.route import RouteAcknowledgement
+from tasks.contracts.signing import signature_document, signature_folder
 from tasks.contracts.value import Digest
 
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -35,11 +36,9 @@ class GatewayStore:
         however long the history is.
         """
         name = f"routes/{model_name}"
-        folder = (self._root / document_key(name, 1)).parent
         if known_version and not (self._root / document_key(name, known_version + 1)).exists():
             return None
-        versions = [int(match[1]) for file in folder.iterdir() if (match := _VERSION_FILE.fullmatch(file.name))]
-        version = max(versions, default=0)
+        version = self._newest_version(name)
         if version <= known_version:
             return None
         return version, (self._root / document_key(name, version)).read_bytes()
@@ -60,6 +59,21 @@ class GatewayStore:
             raise ArtifactCorruptError(f"artifact {digest} is damaged: its bytes have another SHA-256")
         return data
 
+    def read_signatures(self, model_name: str, digest: Digest) -> dict[str, bytes]:
+        """Return the newest signature document of every key that has signed the artifact under this name."""
+        folder = self._root / document_key(signature_folder(model_name, digest), 1)
+        try:
+            key_ids = [entry.name for entry in folder.parent.iterdir()]
+        except FileNotFoundError:
+            return {}
+        found = {}
+        for key_id in key_ids:
+            name = signature_document(model_name, digest, key_id)
+            version = self._newest_version(name)
+            if version:  # there is none while the first is being written
+                found[key_id] = (self._root / document_key(name, version)).read_bytes()
+        return found
+
     def acknowledge(self, acknowledgement: RouteAcknowledgement) -> None:
         """Replace this replica's acknowledgement of the model's route."""
         path = self._acknowledgement_path(acknowledgement.model_name, acknowledgement.replica)
@@ -68,6 +82,13 @@ class GatewayStore:
     def withdraw(self, model_name: str, replica: str) -> None:
         """Remove this replica's acknowledgement, so that nobody waits for a gateway that has stopped."""
         self._acknowledgement_path(model_name, replica).unlink(missing_ok=True)
+
+    def _newest_version(self, name: str) -> int:
+        """Return the newest version of a document whose folder is there; 0 if it has none yet."""
+        folder = (self._root / document_key(name, 1)).parent
+        return max(
+            (int(match[1]) for file in folder.iterdir() if (match := _VERSION_FILE.fullmatch(file.name))), default=0
+        )
 
     def _acknowledgement_path(self, model_name: str, replica: str) -> Path:
         return self._root / "acknowledgements" / model_name / f"{replica}.json"

@@ -1,9 +1,8 @@
 """A gateway for the length of a rollout, where none serves this store yet."""
 
-import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from tasks.adapters.gateway_client import GatewayClient
 from tasks.adapters.local_store import LocalDocuments
 from tasks.adapters.route_store import RouteStore
 from tasks.contracts.errors import ServiceUnavailableError
-from tasks.runtime.settings import Settings
+from tasks.runtime.settings import Settings, environment_of_services
 
 _STOP_WITHIN_S = 30.0
 _READY_WITHIN_S = 60.0
@@ -29,13 +28,16 @@ def gateway(settings: Settings, model_name: str) -> Iterator[str]:
         yield settings.gateway_url
         return
     log_path = settings.home / "logs" / "gateway.log"
-    with run_gateway(settings.gateway_command, settings.store_root, settings.traffic_root, log_path) as url:
+    roots = settings.store_root, settings.traffic_root
+    with run_gateway(settings.gateway_command, *roots, log_path, settings.gateway_environment) as url:
         _wait_until_ready(url, model_name, log_path)
         yield url
 
 
 @contextmanager
-def run_gateway(command: Sequence[str], store: Path, traffic: Path, log_path: Path) -> Iterator[str]:
+def run_gateway(
+    command: Sequence[str], store: Path, traffic: Path, log_path: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Start a gateway on a free port of the loopback interface for the block, and give its address.
 
     It also ends when this process is killed: its standard input is then closed. It asks nobody for a token, since
@@ -46,17 +48,25 @@ def run_gateway(command: Sequence[str], store: Path, traffic: Path, log_path: Pa
         store: its artifact and document store.
         traffic: its prediction log.
         log_path: where its messages go.
+        environment: what it finds in its environment beside what this process does, secrets excepted.
 
     Raises:
         ServiceUnavailableError: it did not start; its log is named.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     options = ["--end-with-stdin", "--port", "0", "--store", str(store), "--traffic", str(traffic)]
-    environment = {name: value for name, value in os.environ.items() if name != "STILLHOUSE_GATEWAY_TOKENS"}
+    given = environment_of_services() | dict(environment or {})
     pipe = subprocess.PIPE
     with (
         log_path.open("ab") as log,
-        _started([*command, *options], env=environment, stdin=pipe, stdout=pipe, stderr=log, text=True) as process,
+        _started(
+            [*command, *options],
+            env={name: value for name, value in given.items() if name != "STILLHOUSE_GATEWAY_TOKENS"},
+            stdin=pipe,
+            stdout=pipe,
+            stderr=log,
+            text=True,
+        ) as process,
     ):
         assert process.stdout is not None
         try:

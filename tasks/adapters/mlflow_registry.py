@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _MODEL_FILE = "model.onnx"
 _MAX_TAG_LENGTH = 100_000
+_MAX_DESCRIPTION_LENGTH = 5_000
 _EXAMPLE_ROWS = 2
 
 
@@ -55,6 +56,7 @@ class MlflowRegistry:
         tags: Mapping[str, str],
         files: Mapping[str, bytes],
         parent_run_id: str,
+        description: str = "",
     ) -> RegisteredVersion:
         """See `Registry.register`. The file in the registry is the artifact, byte for byte.
 
@@ -76,6 +78,7 @@ class MlflowRegistry:
                     run_id=parent_run_id,
                     tags={key: value[:_MAX_TAG_LENGTH] for key, value in tags.items()} | {DIGEST_TAG: digest},
                     model_id=logged.model_id,
+                    description=description[:_MAX_DESCRIPTION_LENGTH],
                 )
                 shown_by = json.dumps([{"name": name, "version": int(made.version)}])
                 self._mlflow.client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": shown_by})

@@ -1,9 +1,11 @@
 """Reads the gateways' prediction and feedback logs back, and counts them for the rollout's statistics."""
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.contracts.data import Task
 from tasks.contracts.errors import DataError, InfrastructureError
@@ -16,10 +18,36 @@ if TYPE_CHECKING:
 
 Log = Literal["predictions", "feedback"]
 
+
+@dataclass(frozen=True)
+class LoggedAnswer:
+    """What one model made of one request, as the gateway logged it."""
+
+    model_name: str
+    at: str
+    """UTC, ISO 8601."""
+    route_version: int
+    rollout_id: str
+    arm: str
+    """That the hash assigned."""
+    served_by: str
+    """That answered; differs from `arm` after a fallback."""
+    shadow: bool
+    """Whether the caller never saw this answer."""
+    model_digest: str
+    model_version: int
+    error: str
+    num_rows: int
+
+
 _COLUMNS = {"predictions": tuple(PREDICTION_COLUMNS), "feedback": tuple(FEEDBACK_COLUMNS)}
 _COUNTED = (
     "request_id", "row", "at", "route_version", "rollout_id", "arm", "shadow", "error", "latency_ms", "prediction",
     "cached",
+)  # fmt: skip
+_TRACED = (
+    "request_id", "at", "route_version", "rollout_id", "arm", "served_by", "shadow", "model_digest", "model_version",
+    "error",
 )  # fmt: skip
 _HOUR_FORMAT = "%Y-%m-%d-%H"
 _FLUSH_SLACK = timedelta(hours=1)  # a row may lie in the folder of the hour after its own
@@ -51,6 +79,25 @@ class TrafficLog:
     def feedback(self, model_name: str, *, since: datetime | None = None, until: datetime | None = None) -> "pa.Table":
         """Return the labels, oldest first; the arguments and errors are those of `predictions`."""
         return self._rows(model_name, "feedback", _COLUMNS["feedback"], since, until)
+
+    def answers_to(self, request_id: str) -> list[LoggedAnswer]:
+        """Return every model's answer to a request, whatever model it was for, oldest first; none if it is not logged.
+
+        Raises:
+            InfrastructureError: a segment cannot be read.
+            DataError: a segment lacks a column.
+        """
+        if not self._root.is_dir():
+            return []
+        names = sorted(path.name for path in self._root.iterdir() if (path / "predictions").is_dir())
+        return [answer for name in names for answer in self._answers_of(name, request_id)]
+
+    def _answers_of(self, model_name: str, request_id: str) -> list[LoggedAnswer]:
+        import pyarrow.compute as pc
+
+        table = self._rows(model_name, "predictions", _TRACED, None, None).filter(pc.field("request_id") == request_id)
+        counted = Counter(_answer_in(model_name, row) for row in table.drop_columns(["request_id"]).to_pylist())
+        return [replace(answer, num_rows=num_rows) for answer, num_rows in counted.items()]
 
     def observe(
         self,
@@ -131,6 +178,13 @@ class TrafficLog:
             ) from error
         self._segments[path, columns] = table
         return table
+
+
+def _answer_in(model_name: str, row: Mapping[str, Any]) -> LoggedAnswer:
+    """Read one logged row; the rows of an answer are equal but for their number and what they hold."""
+    texts = {name: row[name] or "" for name in ("rollout_id", "error")}
+    at = row["at"].isoformat(timespec="milliseconds")
+    return LoggedAnswer(model_name=model_name, num_rows=0, **{**row, **texts, "at": at})
 
 
 def _may_hold(hour: str, since: datetime | None, until: datetime | None) -> bool:

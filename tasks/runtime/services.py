@@ -164,11 +164,13 @@ class Registry(Protocol):
         tags: Mapping[str, str],
         files: Mapping[str, bytes],
         parent_run_id: str,
+        description: str = "",
     ) -> RegisteredVersion:
         """Register an ONNX model once; a second call with the same name and digest returns the first's version.
 
         `example` is an npz with array `x`, from which the signature is taken; `files` are attached
-        beside the model (gate report, HTML report, plan) by their relative path.
+        beside the model (gate report, HTML report, plan) by their relative path, and `description` is what
+        its page says first.
         """
         ...
 

@@ -3,6 +3,7 @@
 Hyper-parameters live on the specs that use them; see `flows.plan`.
 """
 
+import os
 import shlex
 import sys
 from functools import cache
@@ -43,6 +44,20 @@ class Settings(BaseSettings):
     gateway_url: str = Field(default="http://127.0.0.1:8080", description="Where clients reach the gateway.")
     gateway_token: SecretStr | None = Field(default=None, description="Token for a gateway that asks for one.")
 
+    signing_key: SecretStr | None = Field(
+        default=None,
+        description="Ed25519 private key that signs models when they are registered: a PEM file, or PEM text.",
+    )
+    verify_keys: Path | None = Field(
+        default=None,
+        description="PEM public keys, a file or a folder of `*.pem`; where set, only models that one of them signed "
+        "are promoted and served.",
+    )
+
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Secret that MLflow signs its webhooks with; at least 16 characters."
+    )
+
     @model_validator(mode="after")
     def _anchor_paths(self) -> Self:
         """Make every path absolute, so that a task may run from any working directory."""
@@ -55,6 +70,11 @@ class Settings(BaseSettings):
             "reports": (self.reports or home / "reports").expanduser().resolve(),
             "baselines": self.baselines.expanduser().resolve(),
         }
+        if self.signing_key is not None and "-----BEGIN" not in self.signing_key.get_secret_value():
+            path = Path(self.signing_key.get_secret_value()).expanduser().resolve()
+            object.__setattr__(self, "signing_key", SecretStr(str(path)))
+        if self.verify_keys is not None:
+            anchored["verify_keys"] = self.verify_keys.expanduser().resolve()
         for name, path in anchored.items():
             object.__setattr__(self, name, path)
         return self
@@ -85,6 +105,11 @@ class Settings(BaseSettings):
         return f"sqlite:///{self.home / 'ledger.db'}"
 
     @property
+    def gateway_environment(self) -> dict[str, str]:
+        """What a gateway that this process starts must be told beside its options, also where a `.env` file said it."""
+        return {} if self.verify_keys is None else {"STILLHOUSE_VERIFY_KEYS": str(self.verify_keys)}
+
+    @property
     def gateway_command(self) -> tuple[str, ...]:
         """What starts a gateway, split as a shell does."""
         return (
@@ -97,6 +122,12 @@ class Settings(BaseSettings):
     def tracking_address(self) -> str:
         """URI for `mlflow.set_tracking_uri`."""
         return self.tracking_url or f"sqlite:///{self.home / 'mlflow.db'}"
+
+
+def environment_of_services() -> dict[str, str]:
+    """Return this process's environment for services that it starts, without the secrets that they have no use for."""
+    own = {"STILLHOUSE_SIGNING_KEY", "STILLHOUSE_WEBHOOK_SECRET"}
+    return {name: value for name, value in os.environ.items() if name not in own}
 
 
 @cache

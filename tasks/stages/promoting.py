@@ -16,6 +16,7 @@ from tasks.contracts.verdict import GateReport, LedgerEntry, Verdict
 from tasks.decisions.succession import champions_in_effect
 from tasks.runtime.services import RegisteredVersion, Services
 from tasks.stages.reconciling import follow_ledger, promotion_lock
+from tasks.stages.signing import require_signature
 
 _UNNUMBERED = 1
 """The ledger numbers what is appended to it."""
@@ -45,6 +46,7 @@ def promote(
 
     Raises:
         GateError: the report did not pass, or is not about this version of this model.
+        ModelError: verification keys are configured and the version is not signed by one of them.
         StaleChampionError: another champion came meanwhile, or this report's promotion was undone since.
     """
     report = _passed_report(services, gate_report_digest, model_name)
@@ -135,6 +137,7 @@ def rollback(
 
 
 def _append_and_follow(services: Services, entry: LedgerEntry) -> LedgerEntry:
+    require_signature(services, entry.model_name, entry.candidate)
     appended = services.ledger.append(entry)
     champion = follow_ledger(services, entry.model_name).champion
     if champion.candidate != appended.candidate:

@@ -4,6 +4,7 @@ Every step looks first and changes only what differs, so a crash at any point is
 call, whoever makes it.
 """
 
+import logging
 from collections.abc import Sequence
 
 from pydantic import ValidationError
@@ -18,6 +19,8 @@ from tasks.decisions.succession import champions_in_effect
 from tasks.runtime.services import RegisteredVersion, Services
 
 _MAX_ROUNDS = 5
+
+_logger = logging.getLogger(__name__)
 
 
 class Reconciliation(Value):
@@ -39,6 +42,24 @@ def reconcile(services: Services, model_name: str) -> Reconciliation:
     """
     with services.locks.hold(promotion_lock(model_name)):
         return follow_ledger(services, model_name)
+
+
+def reconcile_known(services: Services, model_name: str) -> Reconciliation | None:
+    """As `reconcile`; a model of which the ledger knows no champion is left alone, and None returned.
+
+    For callers that learn a model's name from elsewhere: a registry holds models that others look after.
+
+    Raises:
+        ModelError: the champion's version cannot be served.
+        InfrastructureError: another writer keeps changing aliases or route.
+    """
+    if services.ledger.champion(model_name) is None:
+        _logger.info("%s has no champion in the ledger; it is left alone", model_name)
+        return None
+    outcome = reconcile(services, model_name)
+    if outcome.changes:
+        _logger.warning("%s was mended: %s", model_name, "; ".join(outcome.changes))
+    return outcome
 
 
 def promotion_lock(model_name: str) -> str:

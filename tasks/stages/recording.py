@@ -10,15 +10,17 @@ from tasks.contracts.data import DatasetRef
 from tasks.contracts.errors import ModelError
 from tasks.contracts.evaluation import Evaluation
 from tasks.contracts.model import StageResult
-from tasks.contracts.registration import CHALLENGER_ALIAS, SIGNATURE_TAG
+from tasks.contracts.registration import CARD_TAG, CHALLENGER_ALIAS, RUN_TAG, SIGNATURE_TAG
 from tasks.contracts.run import CandidateSummary, RegisteredSummary, RunDossier
-from tasks.contracts.value import Digest
+from tasks.reporting.model_card import ModelCard, make_model_card
+from tasks.reporting.model_card_text import card_markdown, summary_of
 from tasks.runtime.services import RegisteredVersion, Services
 from tasks.stages.baselines import TORCH_DIGEST_TAG
 from tasks.stages.promoting import bootstrap
 from tasks.stages.reconciling import reconcile
 from tasks.stages.rollout_record import GATE_REPORT_TAG
 from tasks.stages.signature import signature_of
+from tasks.stages.signing import sign_if_configured
 from tasks.stages.splits import load_split
 
 _EXAMPLE_ROWS = 2
@@ -72,7 +74,7 @@ def register_challenger(services: Services, dossier: RunDossier, parent_run_id: 
         "run.json": dossier.record.canonical_json(),
     }
     tags = _lineage_tags(dossier, chosen) | {GATE_REPORT_TAG: stored.artifact.digest}
-    version = _register(services, name, chosen.stages[-1].model.digest, dossier, tags, files, parent_run_id)
+    version = _register(services, name, chosen.name, dossier, tags, files, parent_run_id)
     champion = services.ledger.champion(name)
     if champion is None or champion.candidate != chosen.stages[-1].model.digest:
         services.registry.set_alias(name, CHALLENGER_ALIAS, version.version)
@@ -89,8 +91,7 @@ def _ensure_champion(services: Services, dossier: RunDossier, parent_run_id: str
         TORCH_DIGEST_TAG: dossier.baseline_stage.model.digest,
         "stillhouse.role": "baseline",
     }
-    digest = dossier.record.baseline.model.digest
-    version = _register(services, name, digest, dossier, tags, {}, parent_run_id)
+    version = _register(services, name, None, dossier, tags, {}, parent_run_id)
     reason = f"first champion: the uncompressed baseline of plan {dossier.record.plan.name}"
     bootstrap(services, name, version.version, "compress-model", reason, dossier.started_at)
 
@@ -98,16 +99,31 @@ def _ensure_champion(services: Services, dossier: RunDossier, parent_run_id: str
 def _register(
     services: Services,
     name: str,
-    digest: Digest,
+    candidate: str | None,
     dossier: RunDossier,
     tags: Mapping[str, str],
     files: Mapping[str, bytes],
     parent_run_id: str,
 ) -> RegisteredVersion:
-    signature = {SIGNATURE_TAG: signature_of(dossier.dataset).canonical_json().decode()}
-    onnx_model = services.artifacts.get(digest)
-    example = _example(services, dossier.dataset)
-    return services.registry.register(name, digest, onnx_model, example, {**tags, **signature}, files, parent_run_id)
+    """Register a candidate, or the baseline (None), with its model card; signed first where there is a key."""
+    facts = make_model_card(dossier, name, candidate).canonical_json()
+    card = ModelCard.model_validate_json(facts)  # as it will be read, so that its text is the same ever after
+    own = {
+        SIGNATURE_TAG: signature_of(dossier.dataset).canonical_json().decode(),
+        CARD_TAG: services.artifacts.put(facts).digest,
+        RUN_TAG: dossier.record.run_id,
+    }
+    sign_if_configured(services.settings, services.documents, name, card.digest)
+    return services.registry.register(
+        name,
+        card.digest,
+        services.artifacts.get(card.digest),
+        _example(services, dossier.dataset),
+        {**tags, **own},
+        {**files, "model-card.md": card_markdown(card).encode(), "model-card.json": facts},
+        parent_run_id,
+        summary_of(card),
+    )
 
 
 def _example(services: Services, data: DatasetRef) -> bytes:

@@ -21,6 +21,7 @@ from tasks.evaluation.parity import measure_parity
 from tasks.evaluation.predictions import predict
 from tasks.runtime.services import connect
 from tasks.stages.signature import signature_of
+from tasks.stages.signing import sign_if_configured
 from tasks.stages.splits import load_split
 
 _MODEL = "trial"
@@ -48,10 +49,15 @@ def try_serving(model: ModelRef, data: DatasetRef, command: Sequence[str]) -> Se
         folder = Path(name)
         store = folder / "store"
         arm = Arm(digest=LocalArtifacts(store).put(blob).digest, version=1)
-        routes = RouteStore(LocalDocuments(store), store)
+        documents = LocalDocuments(store)
+        signed = sign_if_configured(connect().settings, documents, _MODEL, arm.digest)
+        # whether the file can be served is asked, not who signed it: without a key here, no signature is wanted
+        environment = {} if signed else {"STILLHOUSE_VERIFY_KEYS": ""}
+        routes = RouteStore(documents, store)
         routes.publish(Route(model_name=_MODEL, signature=signature_of(data), champion=arm), expected_version=0)
         log = connect().settings.home / "logs" / "serving-trial.log"
-        with run_gateway(command, store, folder / "traffic", log) as url, GatewayClient(url) as client:
+        gateway = run_gateway(command, store, folder / "traffic", log, environment)
+        with gateway as url, GatewayClient(url) as client:
             refusal = _why_refused(routes, client, log)
             if refusal:
                 return ServingTrial(model=model.digest, num_requests=0, refusal=refusal)

@@ -75,6 +75,15 @@ def test_register_links_model_run_and_version_when_seen_from_mlflow(registry, pa
     assert client.get_model_version("linked", "1").run_id == parent
 
 
+def test_register_describes_the_version_and_cuts_what_postgresql_would_refuse(registry, parent, settings):
+    register(registry, parent, "described", description="small *and* fast")
+    register(registry, parent, "described", linear_model(2.0), description="x" * 6_000)
+    client = connection(settings).client
+
+    assert client.get_model_version("described", "1").description == "small *and* fast"
+    assert client.get_model_version("described", "2").description == "x" * 5_000
+
+
 def test_registered_model_answers_through_mlflow_when_loaded_by_alias(registry, parent, settings):
     version = register(registry, parent, "served", linear_model(3.0))
     registry.set_alias("served", "champion", version.version)

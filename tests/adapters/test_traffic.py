@@ -253,3 +253,20 @@ def test_a_segment_that_is_being_written_is_left_alone(tmp_path, log, reader):
     log.predictions(row("a"))
     (tmp_path / "m" / "predictions" / "2026-05-04-12" / ".staged-x.parquet").write_bytes(b"half")
     assert reader.predictions("m").num_rows == 1
+
+
+def test_answers_to_gives_one_answer_for_each_model_with_its_rows(log, reader):
+    log.predictions({"row": 0}, {"row": 1}, {"request_id": "b"})
+    log.predictions({"shadow": True, "model_digest": "e", "model_version": 2, "served_by": "challenger"}, replica="h")
+
+    first, second = reader.answers_to("a")
+
+    assert (first.model_name, first.model_digest, first.num_rows, first.shadow) == ("m", "d", 2, False)
+    assert (second.model_digest, second.model_version, second.shadow) == ("e", 2, True)
+    assert first.at == "2026-05-04T12:00:00.000+00:00"
+
+
+def test_answers_to_is_empty_when_nobody_logged_the_request(log, reader):
+    assert reader.answers_to("a") == []
+    log.predictions({"request_id": "b"})
+    assert reader.answers_to("a") == []

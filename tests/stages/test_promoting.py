@@ -22,7 +22,7 @@ from tasks.contracts.registration import SIGNATURE_TAG  # noqa: E402
 from tasks.contracts.route import Arm  # noqa: E402
 from tasks.contracts.verdict import Verdict  # noqa: E402
 from tasks.stages.promoting import bootstrap, promote, rollback  # noqa: E402
-from tasks.stages.reconciling import reconcile  # noqa: E402
+from tasks.stages.reconciling import reconcile, reconcile_known  # noqa: E402
 
 NOW = "2026-01-01T00:00:00+00:00"
 
@@ -231,6 +231,13 @@ def test_reconcile_refuses_when_the_ledger_knows_no_champion(world):
     with pytest.raises(ModelError, match="STILLHOUSE_LEDGER_URL"):
         reconcile(world.services, "digits")
     assert world.state()["aliases"] == {"champion": 3}
+
+
+def test_reconcile_known_leaves_a_model_alone_of_which_the_ledger_knows_nothing(world, started):
+    world.services.registry.set_alias("digits", "champion", 3)
+
+    assert reconcile_known(world.services, "letters") is None
+    assert reconcile_known(started.services, "digits").changes == ("alias champion: version 3 -> version 1",)
 
 
 def test_bootstrap_refuses_to_route_when_the_version_does_not_say_what_it_takes(world):

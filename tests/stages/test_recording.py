@@ -1,82 +1,30 @@
 import io
 import json
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from tasks.adapters.route_store import RouteStore
-from tasks.contracts.data import DatasetRef, SplitRef
+from tasks.adapters.signing_keys import make_key_pair
 from tasks.contracts.errors import ModelError
-from tasks.contracts.model import ModelRef
-from tasks.contracts.registration import DIGEST_TAG, SIGNATURE_TAG
+from tasks.contracts.registration import CARD_TAG, DIGEST_TAG, RUN_TAG, SIGNATURE_TAG
 from tasks.contracts.run import RunDossier
-from tasks.contracts.value import sha256_hex
-from tasks.runtime.services import RegisteredVersion, Services
+from tasks.reporting.model_card import ModelCard
+from tasks.reporting.model_card_text import card_markdown, summary_of
+from tasks.runtime.services import Services
 from tasks.stages.baselines import TORCH_DIGEST_TAG
 from tasks.stages.recording import attach_report, record_run, register_challenger
 from tasks.stages.rollout_record import GATE_REPORT_TAG
 from tasks.stages.signature import signature_of
+from tasks.stages.signing import signature_verdict, signed_by
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "reporting"))
-from dossiers import make_dossier  # the dossiers that the report's tests use
-
-
-@dataclass
-class Tracker:
-    """Runs found by their key; what was logged on them."""
-
-    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def parent_run(self, experiment, flow_run_id, name, params):
-        return self._found(f"{experiment}/{flow_run_id}", name=name, params=params, parent=None)
-
-    def stage_run(self, experiment, parent_run_id, stage_key, name, params, metrics, history, tags):
-        return self._found(
-            f"{experiment}/{stage_key}", name=name, params=params, parent=parent_run_id, metrics=metrics, tags=tags
-        )
-
-    def finish_parent(self, run_id, metrics, tags, files, status):
-        self.runs[run_id].setdefault("files", {}).update(files)
-        self.runs[run_id].setdefault("tags", {}).update(tags)
-        self.runs[run_id].setdefault("metrics", {}).update(metrics)
-        self.runs[run_id]["status"] = status
-
-    def _found(self, run_id, **logged):
-        self.runs.setdefault(run_id, logged)
-        return run_id
-
-
-@dataclass
-class Registry:
-    """Versions with their tags, files and aliases, in memory."""
-
-    made: list[dict[str, Any]] = field(default_factory=list)
-    aliases: dict[str, int] = field(default_factory=dict)
-
-    def register(self, name, digest, onnx_model, example, tags, files, parent_run_id):
-        assert sha256_hex(onnx_model) == digest
-        for number, one in enumerate(self.made, start=1):
-            if one["tags"][DIGEST_TAG] == digest:
-                return self.version(name, number)
-        self.made.append({"tags": {**tags, DIGEST_TAG: digest}, "files": files, "example": example})
-        return self.version(name, len(self.made))
-
-    def version(self, name, version):
-        aliases = tuple(alias for alias, of in self.aliases.items() if of == version)
-        return RegisteredVersion(name, version, aliases, self.made[version - 1]["tags"])
-
-    def version_of(self, name, alias):
-        return self.version(name, self.aliases[alias]) if alias in self.aliases else None
-
-    def set_alias(self, name, alias, version):
-        self.aliases[alias] = version
-
-    def delete_alias(self, name, alias):
-        self.aliases.pop(alias, None)
+sys.path.insert(0, str(Path(__file__).parent))
+from recorded_run import Registry, Tracker, stored_dossier  # a module beside this one
 
 
 @pytest.fixture
@@ -88,26 +36,7 @@ def outside(services: Services) -> Services:
 @pytest.fixture
 def dossier(outside: Services) -> RunDossier:
     """A run whose baseline, chosen model and calibration rows lie in the store."""
-    dossier = make_dossier(rollout=None, registered=False)
-    rows = io.BytesIO()
-    np.savez(rows, x=np.zeros((3, 1, 8, 8), np.float32), y=np.arange(3))
-    blob = outside.artifacts.put(rows.getvalue())
-    split = SplitRef(digest=blob.digest, size_bytes=blob.size_bytes, num_rows=3, composition={})
-    data = DatasetRef.model_validate(dossier.dataset.model_dump() | {"splits": {"calibration": split}})
-    baseline = dossier.record.baseline.model_copy(update={"model": stored(outside, b"baseline")})
-    candidates = list(dossier.record.candidates)
-    chosen = candidates[1]
-    last = chosen.stages[-1].model_copy(update={"model": stored(outside, b"chosen")})
-    candidates[1] = chosen.model_copy(update={"stages": (*chosen.stages[:-1], last)})
-    plan = dossier.plan_document | {"baseline": {"train": {"model": {"factory": "a:b"}, "schedule": {"epochs": 40}}}}
-    return dossier.model_copy(update={"dataset": data, "plan_document": plan}).with_record(
-        baseline=baseline, candidates=tuple(candidates)
-    )
-
-
-def stored(services: Services, model: bytes) -> ModelRef:
-    blob = services.artifacts.put(model)
-    return ModelRef(digest=blob.digest, format="onnx", size_bytes=blob.size_bytes)
+    return stored_dossier(outside)
 
 
 def test_record_run_makes_one_run_per_stage_below_the_parent_and_links_them(
@@ -177,7 +106,9 @@ def test_register_challenger_makes_the_baseline_champion_first_and_tags_the_line
     assert tags[SIGNATURE_TAG] == signature_of(dossier.dataset).canonical_json().decode()
     assert tags["stillhouse.code"] == dossier.lineage["stillhouse.code"]
     assert "stillhouse.stages.student-int8" not in tags  # another chain's
-    assert set(chosen["files"]) == {"report.html", "gate.json", "plan.yaml", "run.json"}
+    assert set(chosen["files"]) == {
+        "report.html", "gate.json", "plan.yaml", "run.json", "model-card.md", "model-card.json",
+    }  # fmt: skip
     assert np.load(io.BytesIO(chosen["example"]), allow_pickle=False)["x"].shape == (2, 1, 8, 8)
 
 
@@ -213,3 +144,47 @@ def test_register_challenger_refuses_when_no_candidate_was_chosen(outside: Servi
     with pytest.raises(ModelError, match="chose no candidate"):
         register_challenger(outside, dossier.with_record(chosen=None), "parent", "<html>")
     assert outside.registry.made == []
+
+
+def test_register_challenger_signs_before_it_registers_and_a_killed_run_is_completed_by_the_next(
+    outside: Services, dossier: RunDossier, tmp_path: Path
+) -> None:
+    key_id = make_key_pair(tmp_path / "key.pem", tmp_path / "key.pub.pem")
+    settings = outside.settings.model_copy(
+        update={"signing_key": SecretStr(str(tmp_path / "key.pem")), "verify_keys": tmp_path / "key.pub.pem"}
+    )
+    signing = replace(outside, settings=settings)
+
+    class Dying:
+        """Dies where the first signature would be written: the artifact is there, its signature is not."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(outside.documents, name)
+
+        def append(self, name: str, data: bytes, expected_version: int) -> Any:
+            assert name.startswith("signatures/")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        register_challenger(replace(signing, documents=Dying()), dossier, "parent", "<html>")
+    assert outside.registry.made == []
+    assert outside.ledger.history("digits") == []
+
+    register_challenger(signing, dossier, "parent", "<html>")
+    digests = [one["tags"][DIGEST_TAG] for one in outside.registry.made]
+    assert [signed_by(signing, "digits", digest) for digest in digests] == [[key_id], [key_id]]
+    verdicts = [signature_verdict(signing, "digits", digest) for digest in digests]
+    assert all(verdict is not None and verdict.trusted for verdict in verdicts)
+
+
+def test_register_challenger_keeps_a_card_of_every_version(outside: Services, dossier: RunDossier) -> None:
+    register_challenger(outside, dossier, "parent", "<html>")
+
+    for one, candidate in zip(outside.registry.made, (None, "student-pruned-int8"), strict=True):
+        facts = outside.artifacts.get(one["tags"][CARD_TAG])
+        card = ModelCard.model_validate_json(facts)
+        assert (card.candidate, card.digest) == (candidate, one["tags"][DIGEST_TAG])
+        assert one["tags"][RUN_TAG] == card.run_id == dossier.record.run_id
+        assert one["files"]["model-card.json"] == facts
+        assert one["files"]["model-card.md"].decode() == card_markdown(card)
+        assert one["description"] == summary_of(card)

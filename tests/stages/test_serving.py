@@ -3,8 +3,10 @@ import sys
 import numpy as np
 import pytest
 
+from tasks.adapters.signing_keys import make_key_pair
 from tasks.contracts.errors import ServiceUnavailableError
-from tasks.runtime.settings import Settings
+from tasks.runtime.services import connect
+from tasks.runtime.settings import Settings, current_settings
 from tasks.stages.serving import try_serving
 
 NAMES = ("ant", "bee", "cat")
@@ -25,6 +27,20 @@ def test_try_serving_has_the_gateway_answer_as_onnxruntime_does(store_model, lin
     assert not found.failures
     assert not found.refusal
     assert found.max_relative_difference < 1e-6
+
+
+@pytest.mark.parametrize("has_signing_key", [True, False])
+def test_try_serving_asks_for_the_file_whether_or_not_the_gateway_verifies_signatures(
+    store_model, linear_onnx, data, tmp_path, monkeypatch, has_signing_key
+):
+    make_key_pair(tmp_path / "own.pem", tmp_path / "own.pub.pem")
+    monkeypatch.setenv("STILLHOUSE_VERIFY_KEYS", str(tmp_path / "own.pub.pem"))
+    if has_signing_key:
+        monkeypatch.setenv("STILLHOUSE_SIGNING_KEY", str(tmp_path / "own.pem"))
+    current_settings.cache_clear()
+    connect.cache_clear()
+
+    assert not try_serving(store_model(linear_onnx(np.eye(5, 3))), data, GATEWAY).refusal
 
 
 def test_try_serving_says_why_the_gateway_refuses_the_file(store_model, linear_onnx, data):

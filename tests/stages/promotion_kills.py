@@ -1,0 +1,267 @@
+"""Promotions that die or race, on the real store, ledger and MLflow registry; run as a program.
+
+Every operation is killed (SIGKILL) right before and right after each call that changes something
+durable. Then, in processes of their own, the operation is repeated on one copy of what was left, and
+`reconcile` called on another.
+"""
+
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from tasks.adapters.mlflow_connection import _import_mlflow
+from tasks.adapters.route_store import RouteStore
+from tasks.contracts.errors import StaleChampionError
+from tasks.contracts.registration import SIGNATURE_TAG
+from tasks.contracts.value import sha256_hex
+from tasks.contracts.verdict import Check, GateReport, Verdict
+from tasks.runtime.services import connect
+from tasks.runtime.settings import Settings
+from tasks.stages.promoting import bootstrap, promote, rollback
+from tasks.stages.reconciling import reconcile
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "adapters")]
+from onnx_models import linear_model  # noqa: E402 - modules of the tests
+from promotion_world import NOW, SIGNATURE, in_child  # noqa: E402
+
+NAME = "digits"
+DURABLE = {
+    "ledger": {"append", "append_tick"},
+    "registry": {"register", "set_alias", "delete_alias"},
+    "documents": {"append"},
+    "artifacts": {"put"},
+}
+"""Every method of the services that changes what outlives the process."""
+
+MODELS = {version: linear_model(float(version)) for version in (1, 2, 3)}
+
+
+class Mortal:
+    """Passes calls on; counts those that change something durable, and kills the process at one of them."""
+
+    calls: ClassVar[list[str]] = []
+    die_at, when = 0, "never"
+
+    def __init__(self, kind, real):
+        self._kind, self._real = kind, real
+
+    def __getattr__(self, name):
+        attribute = getattr(self._real, name)
+        if name not in DURABLE[self._kind]:
+            return attribute
+
+        def call(*args, **kwargs):
+            Mortal.calls.append(f"{self._kind}.{name}")
+            self._die_if("before")
+            result = attribute(*args, **kwargs)
+            self._die_if("after")
+            return result
+
+        return call
+
+    @staticmethod
+    def _die_if(moment):
+        if len(Mortal.calls) == Mortal.die_at and Mortal.when == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def services_of(home):
+    return connect(Settings(home=home))
+
+
+def mortal(services, die_at, when):
+    Mortal.calls, Mortal.die_at, Mortal.when = [], die_at, when
+    ledger, registry = Mortal("ledger", services.ledger), Mortal("registry", services.registry)
+    return replace(
+        services, artifacts=Mortal("artifacts", services.artifacts), documents=Mortal("documents", services.documents),
+        make_ledger=lambda: ledger, make_registry=lambda: registry,
+    )  # fmt: skip
+
+
+def digest(version):
+    return sha256_hex(MODELS[version])
+
+
+def report(services, version):
+    check = Check(name="accuracy", verdict=Verdict.PASS, estimate=0.0, bound=-0.001, margin=0.01, num_rows=1000)
+    made = GateReport(
+        model_name=NAME, candidate_name="small", candidate=digest(version), baseline=digest(1), dataset="d" * 64,
+        plan="e" * 64, verdict=Verdict.PASS, checks=(check,), alpha=0.05, created_at=NOW,
+    )  # fmt: skip
+    return services.artifacts.put(made.canonical_json()).digest
+
+
+def operate(operation, services):
+    if operation == "bootstrap":
+        bootstrap(services, NAME, 1, "flow", "first", NOW)
+    elif operation == "promote":
+        promote(services, report(services, 2), NAME, 2, "ann", "better", digest(1), NOW)
+    elif operation == "rollback":
+        rollback(services, NAME, "ann", "slow", NOW, expected_champion=digest(2))
+    else:
+        reconcile(services, NAME)
+
+
+def prepare(home, operation):
+    """Register three versions and do what comes before the operation."""
+    services = services_of(home)
+    parent = services.tracker.parent_run(NAME, "flow", "run", {})
+    for model in MODELS.values():
+        example = io.BytesIO()
+        np.savez(example, x=np.ones((2, 4), np.float32))
+        services.artifacts.put(model)
+        tags = {SIGNATURE_TAG: SIGNATURE.model_dump_json()}
+        services.registry.register(NAME, sha256_hex(model), model, example.getvalue(), tags, {}, parent)
+    if operation == "bootstrap":
+        return
+    bootstrap(services, NAME, 1, "flow", "first", NOW)
+    services.registry.set_alias(NAME, "challenger", 2)
+    if operation != "promote":
+        promote(services, report(services, 2), NAME, 2, "ann", "better", digest(1), NOW)
+    if operation == "reconcile":  # all that follows the ledger was changed by hand
+        for alias, version in (("champion", 3), ("previous", 3), ("challenger", 2)):
+            services.registry.set_alias(NAME, alias, version)
+        routes = RouteStore(services.documents, services.settings.store_root)
+        current = routes.current(NAME)
+        arm = current.route.champion.model_copy(update={"version": 3, "digest": digest(3)})
+        routes.publish(current.route.model_copy(update={"champion": arm}), current.version)
+
+
+def state(home):
+    services = services_of(home)
+    history = services.ledger.history(NAME)
+    current = RouteStore(services.documents, services.settings.store_root).current(NAME)
+    aliases = {alias: one.version for one in services.registry.versions(NAME) for alias in one.aliases}
+    return {
+        "ledger": [[entry.sequence, entry.action, entry.version] for entry in history],
+        "aliases": dict(sorted(aliases.items())),
+        "route": current and current.route.champion.version,
+        "routed": current and current.route.champion.digest == digest(current.route.champion.version),
+    }
+
+
+def answer_of(work):
+    """Run `work` in a fresh process, as a later start would, and return its answer."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 3
+        try:
+            os.close(reading)
+            with os.fdopen(writing, "w") as out:
+                json.dump(work(), out)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as received:
+        text = received.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, text
+    return json.loads(text)
+
+
+def healed(home, operation):
+    operate(operation, services_of(home))
+    return state(home)
+
+
+def durable_calls(home, operation):
+    operate(operation, mortal(services_of(home), 0, "never"))
+    return Mortal.calls
+
+
+def kill_table(root, operation):
+    """Return what was left after every kill, and what repeating and reconciling made of it."""
+    start = root / "start"
+    answer_of(lambda: prepare(start, operation))
+    before = answer_of(lambda: state(start))
+    calls = answer_of(lambda: durable_calls(copied(start, root / "counted"), operation))
+    expected = answer_of(lambda: state(root / "counted"))
+    points = [
+        killed(root, operation, number, when) | {"call": f"{when} {number} {call}"}
+        for number, call in enumerate(calls, start=1)
+        for when in ("before", "after")
+    ]
+    return {"before": before, "expected": expected, "calls": calls, "points": points}
+
+
+def killed(root, operation, number, when):
+    """Kill the operation before or after its durable call `number`; tell what was left and how it healed."""
+    home = copied(root / "start", root / "killed")
+    code = in_child(lambda: operate(operation, mortal(services_of(home), number, when)))
+    assert code == -signal.SIGKILL, f"{when} {number}: {code}"
+    other = copied(home, root / "reconciled")
+    left = answer_of(lambda: state(home))
+    outcome = {
+        "left": left,
+        "repeated": answer_of(lambda: healed(home, operation)),
+        "again": answer_of(lambda: healed(home, operation)),
+        "reconciled": answer_of(lambda: healed(other, "reconcile")) if left["ledger"] else left,
+    }
+    for folder in (home, other):
+        shutil.rmtree(folder)
+    return outcome
+
+
+class NoLocks:
+    """What two hosts have that share the ledger and the registry, and no folder."""
+
+    def hold(self, name):
+        return nullcontext()
+
+
+def race(root, locked):
+    """Two processes promote versions 2 and 3 at once, both against version 1."""
+    home = root / "home"
+    answer_of(lambda: prepare(home, "promote"))
+    gate_read, gate_write = os.pipe()
+    ready_read, ready_write = os.pipe()
+    children = []
+    for version in (2, 3):
+        child = os.fork()
+        if child == 0:
+            code = 3
+            try:
+                os.close(gate_write)
+                services = services_of(home)
+                services = services if locked else replace(services, locks=NoLocks())
+                evidence = report(services, version)
+                services.registry.version(NAME, version), services.ledger.champion(NAME)  # connected
+                os.write(ready_write, b".")
+                os.read(gate_read, 1)  # end-of-file for both at once
+                promote(services, evidence, NAME, version, "x", "x", digest(1), NOW)
+                code = 0
+            except StaleChampionError:
+                code = 1
+            finally:
+                os._exit(code)
+        children.append(child)
+    for _ in children:
+        os.read(ready_read, 1)
+    os.close(gate_write)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return {"codes": codes, "state": answer_of(lambda: state(home))}
+
+
+def copied(source, target):
+    shutil.copytree(source, target)
+    return target
+
+
+if __name__ == "__main__":
+    scenario, where = sys.argv[1], Path(sys.argv[2])
+    _import_mlflow()  # once, before the forks; every process opens its own connection
+    if scenario.startswith("race"):
+        outcome = race(where, locked=scenario == "race-locked")
+    else:
+        outcome = kill_table(where, scenario)
+    sys.stdout.write(json.dumps(outcome))
