@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from flows.cli import data, model, plan, rollout, runs
+from flows.cli import data, model, plan, rollout, runs, traffic
 from flows.cli.console import error_console
 from flows.cli.doctor import doctor
 from flows.cli.gate import gate
@@ -44,6 +44,7 @@ app.add_typer(model.app, name="model", help="Registered models and artifacts.")
 app.command()(gate)
 app.command()(model.promote)
 app.add_typer(rollout.app, name="rollout", help="Move traffic to a challenger, and back.")
+app.add_typer(traffic.app, name="traffic", help="The log of predictions and feedback.")
 app.command()(serve)
 app.command()(replay)
 app.command()(report)
