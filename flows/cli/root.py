@@ -17,6 +17,7 @@ from flows.cli.run import run
 from flows.cli.serve import serve
 from flows.cli.techniques import techniques
 from flows.cli.up import up
+from flows.cli.watch import watch
 from tasks.contracts.errors import InfrastructureError, StillhouseError, UserError
 from tasks.runtime.embedded import use_embedded_engines
 
@@ -47,6 +48,7 @@ app.add_typer(rollout.app, name="rollout", help="Move traffic to a challenger, a
 app.add_typer(traffic.app, name="traffic", help="The log of predictions and feedback.")
 app.command()(serve)
 app.command()(replay)
+app.command()(watch)
 app.command()(report)
 app.command()(up)
 app.command()(doctor)

@@ -101,7 +101,8 @@ def _service(rows: "pd.DataFrame") -> Service:
         errors=int(requests["failed"].sum()),
         cached=int(requests["cached"].sum()),
         latencies_ms={
-            int(size): group.to_numpy(dtype=np.float64) for size, group in timed.groupby("batch_rows")["latency_ms"]
+            int(size): timed.loc[timed["batch_rows"] == size, "latency_ms"].to_numpy(dtype=np.float64)
+            for size in timed["batch_rows"].unique()
         },
     )
 
@@ -122,7 +123,7 @@ def _labels(
     delays = (new["labelled_at"] - new["at"]).dt.total_seconds()
     return Labels(
         right=(right & (new["error"] == "")).to_numpy(dtype=np.bool_),
-        delays_s=delays.to_numpy(dtype=np.float64),
+        delays_s=np.asarray(delays, dtype=np.float64),
         answered=len(answers),
         labelled=len(joined),
     )
@@ -140,7 +141,8 @@ def _read(folder: Path, columns: tuple[str, ...], since: datetime, until: dateti
     if not tables:
         return _nothing(columns)
     rows = pa.concat_tables(tables).filter(pc.field("at") >= pa.scalar(since)).filter(pc.field("at") < pa.scalar(until))
-    return rows.sort_by("at").to_pandas()
+    frame: pd.DataFrame = rows.sort_by("at").to_pandas()
+    return frame
 
 
 def _segment(path: Path, columns: tuple[str, ...]) -> "pa.Table":

@@ -41,6 +41,8 @@ class ContentReference(Value):
     rows: ArtifactRef
     """An npz with what `tasks.decisions.window.Rows` holds."""
     num_rows: int
+    labelled: ArtifactRef | None
+    """Rows with labels, in the same form, for accuracy; None where none are known."""
 
 
 class ServiceReference(Value):
@@ -145,7 +147,8 @@ class Announcement(Value):
 
     event_id: str
     event: str
-    model_name: str
+    subject: str
+    """Whose event it is: `model.<name>` or `data`; the resource is `stillhouse.<subject>`."""
     occurred: str
     payload: dict[str, str | int | float | list[dict[str, str | float | None]] | None]
 
@@ -176,3 +179,14 @@ class MonitoringRecord(Value):
     state: AlarmState
     raised: tuple[Episode, ...]
     """Episodes that began with this window."""
+
+
+class Outbox(Value):
+    """Events about one subject: how far its record was read, and what is still to be sent."""
+
+    ledger_sequence: int = 0
+    """Ledger entries up to this one have been announced."""
+    rollout_id: str = ""
+    """The last rollout that ended without a promotion and was announced."""
+    data_revision: str = ""
+    unsent: tuple[Announcement, ...] = ()

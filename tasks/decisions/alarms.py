@@ -73,7 +73,7 @@ def announce_episode(episode: Episode, report: WindowReport) -> Announcement:
     return Announcement(
         event_id=episode.episode_id,
         event=ALARM_EVENTS[episode.kind],
-        model_name=report.model_name,
+        subject=f"model.{report.model_name}",
         occurred=episode.raised_at,
         payload={
             "model_name": report.model_name,

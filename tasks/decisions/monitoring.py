@@ -9,19 +9,20 @@ from tasks.decisions.window import Rows, Service, Window
 
 
 def judge_window(
-    window: Window, content: Rows | None, service: Service | None, policy: MonitoringPolicy
+    window: Window, content: Rows | None, labelled: Rows | None, service: Service | None, policy: MonitoringPolicy
 ) -> tuple[WindowCheck, ...]:
     """Answer all checks; without a reference its checks are INCONCLUSIVE, for want of rows to compare with.
 
     Args:
         window: what was seen.
         content: normal inputs and answers.
+        labelled: normal answers of which it is known whether they were right; often the same rows.
         service: normal latency and errors.
         policy: limits and error rates.
     """
-    known = Rows(task=window.rows.task) if content is None else content
+    nothing = Rows(task=window.rows.task)
     return (
-        *drift_checks(window.rows, known, policy),
-        *accuracy_checks(window.rows, window.labels, known, policy),
+        *drift_checks(window.rows, content or nothing, policy),
+        *accuracy_checks(window.rows, window.labels, labelled or nothing, policy),
         *service_checks(window.service, service or Service(), policy),
     )
