@@ -19,7 +19,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")] = False,
 ) -> None:
-    """Remove old hours of the prediction and feedback log.
+    """Remove old hours of the log: predictions, feedback, sampled inputs.
 
     What a running rollout still counts is never removed. Removing is final: there is no copy.
 

@@ -1,4 +1,4 @@
-"""Removes old hours of the prediction and feedback logs, never one that something still reads."""
+"""Removes old hours of the logs of predictions, feedback and sampled inputs, never one that something still reads."""
 
 import shutil
 import uuid
@@ -8,6 +8,8 @@ from pathlib import Path
 from tasks.contracts.errors import InfrastructureError
 from tasks.contracts.value import Value
 
+LOGS = ("predictions", "feedback", "inputs")
+"""Folders of a model's log; the last is there only where a gateway samples raw inputs."""
 _HOUR_FORMAT = "%Y-%m-%d-%H"
 _LATE = timedelta(hours=2)
 """Rows may lie in the folder of the hour after their own, and clocks of gateways differ."""
@@ -46,7 +48,7 @@ def prune_model(
         for left in folder.glob(f"{_DOOMED}*"):
             _remove(left)
     folders = files = size = 0
-    for log in ("predictions", "feedback"):
+    for log in LOGS:
         for hour in sorted((folder / log).glob("*")):
             if not _is_hour(hour.name) or hour.name >= last:
                 continue

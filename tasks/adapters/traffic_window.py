@@ -37,7 +37,8 @@ def read_window(
     """Return what the model version answered in [since, until), and the labels that arrived then.
 
     Only rows of the champion's arm count, first answers only: the arm is a hash's choice, so during a rollout they
-    are a fair sample of all requests. A failed row is no evidence about inputs or answers.
+    are a fair sample of all requests. A failed row is no evidence about inputs or answers, and a
+    cached one repeats another row.
 
     Args:
         root: Root of the log.
@@ -53,7 +54,7 @@ def read_window(
         DataError: a segment lacks a column.
     """
     answers = _champions(_read(root / model_name / "predictions", _WINDOW, since, until), model_digest)
-    answered = answers[answers["error"] == ""]
+    answered = answers[(answers["error"] == "") & ~answers["cached"].astype(bool)]
     return Window(
         rows=_rows(_drawn(answered, policy), task),
         num_rows=len(answered),

@@ -190,3 +190,16 @@ class Outbox(Value):
     """The last rollout that ended without a promotion and was announced."""
     data_revision: str = ""
     unsent: tuple[Announcement, ...] = ()
+
+
+class Spent(Value):
+    """One run that an automation was allowed to start."""
+
+    key: str
+    at: str
+
+
+class Spending(Value):
+    """Runs against one budget in the last seven days, oldest first."""
+
+    runs: tuple[Spent, ...] = ()

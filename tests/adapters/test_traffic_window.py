@@ -62,7 +62,7 @@ def test_read_window_takes_a_missing_cached_column_as_not_cached(log):
         {"request_id": "hit", "cached": True}, {"request_id": "miss", "cached": False}, extra={"cached": "bool"}
     )
     service = read(log).service
-    assert (service.requests, service.cached) == (3, 1)
+    assert (service.requests, service.cached, len(read(log).rows)) == (3, 1, 2)
     assert len(service.latencies_ms[1]) == 2
 
 

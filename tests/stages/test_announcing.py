@@ -2,29 +2,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tasks.contracts.errors import ServiceUnavailableError
 from tasks.contracts.monitoring import Outbox
 from tasks.stages.announcing import announce_data, announce_ledger
 from tasks.stages.promoting import bootstrap, rollback
+from tests.stages.monitored_world import Server
 from tests.stages.promotion_world import NOW, World
-
-
-class Server:
-    """An event server that can be away, and keeps one event per id."""
-
-    def __init__(self):
-        self.away, self.addressed, self.calls, self.events = False, True, 0, {}
-
-    def send(self, announcements):
-        self.calls += 1
-        if self.away:
-            raise ServiceUnavailableError("away")
-        if self.addressed:
-            self.events |= {one.event_id: one for one in announcements}
-        return self.addressed
-
-    def seen(self):
-        return [(one.event, one.payload.get("version"), one.payload.get("action")) for one in self.events.values()]
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tasks.adapters.local_store import LocalArtifacts, LocalDocuments
-from tasks.contracts.verdict import LedgerEntry
+from tasks.contracts.data import DatasetRef, SplitRef
+from tasks.datasets.splits import pack_split
 from tasks.decisions.monitoring_policy import MonitoringPolicy
 from tasks.decisions.window import Rows
 from tasks.stages.referencing import (
@@ -16,16 +17,11 @@ from tasks.stages.referencing import (
     service_reference,
     split_rows,
 )
-from tests.adapters.traffic_files import DIGEST, NOON, Segments, minutes
+from tests.adapters.onnx_models import linear_model
+from tests.adapters.traffic_files import NOON, Segments, minutes
+from tests.stages.monitored_world import MonitoredWorld, champion
 
 POLICY = MonitoringPolicy()
-
-
-def champion(digest=DIGEST, version=1):
-    return LedgerEntry(
-        model_name="m", sequence=1, action="bootstrap", candidate=digest, version=version, gate_report=None,
-        expected_champion=None, actor="ann", reason="first", created_at=NOON.isoformat(),
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -72,11 +68,32 @@ def test_content_reference_of_a_version_of_unknown_origin_is_its_first_traffic(s
     assert content_reference(services, champion(), "classification", POLICY, minutes(500)) == made
 
 
+def test_content_reference_is_the_validation_split_of_the_versions_run(tmp_path):
+    generator = np.random.default_rng(3)
+    x, y = generator.random((40, 4)).astype(np.float32), generator.integers(0, 3, 40)
+    artifacts = LocalArtifacts(tmp_path)
+    split = artifacts.put(pack_split(x, y))
+    ref = SplitRef(digest=split.digest, size_bytes=split.size_bytes, num_rows=40, composition={})
+    data = DatasetRef(
+        name="rows", task="classification", revision="r", input_shape=(4,), class_names=("a", "b", "c"),
+        splits={"validation": ref},
+    )  # fmt: skip
+    LocalDocuments(tmp_path).append("datasets/rows/abc", data.canonical_json(), 0)
+    digest = artifacts.put(linear_model(1.0)).digest
+    world = MonitoredWorld(tmp_path, digest=digest, tags={"stillhouse.data": data.digest})
+    made = content_reference(world.services, world.champion, "classification", POLICY, NOON)
+    assert (made.source, made.num_rows, made.dataset, made.labelled) == ("validation", 40, data.digest, made.rows)
+    rows = load_rows(world.services, made.labelled, "classification")
+    assert rows.right.sum() == (y == 0).sum()  # all logits are equal, so the first class is predicted
+    assert rows.confidence == pytest.approx(np.full(40, 1 / 3))
+    assert sorted(rows.input_mean) == pytest.approx(sorted(x.mean(axis=1)))
+
+
 def test_content_reference_is_made_anew_for_another_champion(services, log):
     traffic(log, 150)
     content_reference(services, champion(), "classification", POLICY, minutes(130))
     traffic(log, 150, start=2, model_digest="e" * 64)
-    other = content_reference(services, champion("e" * 64, 2), "classification", POLICY, minutes(130))
+    other = content_reference(services, champion(NOON, "e" * 64, 2), "classification", POLICY, minutes(130))
     assert (other.model_digest, other.version) == ("e" * 64, 2)
 
 
