@@ -59,7 +59,10 @@ def watch(
         failed = any(report.failed(kind) for kind in ("drift", "accuracy", "latency", "errors"))
         if once or as_json:
             raise typer.Exit(EXIT_ALARM if failed or (alarms is not None and alarms.running()) else 0)
-        time.sleep(every)
+        try:
+            time.sleep(every)
+        except KeyboardInterrupt:
+            raise typer.Exit(0) from None  # leaving a live view is no failure
 
 
 def _show(report: "WindowReport", alarms: "AlarmState | None") -> None:

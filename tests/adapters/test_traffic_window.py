@@ -3,8 +3,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infra.gateway.records import PredictionRecord, prediction_table
 from tasks.adapters.traffic_window import read_window
 from tasks.contracts.errors import DataError, InfrastructureError
+from tasks.contracts.route import Arm, ModelSignature, Route
 from tasks.decisions.monitoring_policy import MonitoringPolicy
 from tests.adapters.traffic_files import DIGEST, NOON, Segments, minutes
 
@@ -110,6 +112,26 @@ def test_read_window_of_a_regression_needs_to_know_what_counts_as_right(log):
     assert len(read(log, task="regression").labels.right) == 0
     near = read(log, POLICY.model_copy(update={"correct_within": 0.1}), task="regression").labels
     assert sorted(near.right) == [False, True]
+
+
+def test_read_window_reads_what_a_gateway_writes(tmp_path):
+    signature = ModelSignature(task="classification", input_shape=(4,), input_dtype="float32", class_names=("a", "b"))
+    route = Route(model_name="m", signature=signature, champion=Arm(digest=DIGEST, version=1))
+    inputs = np.random.default_rng(1).random((3, 4)).astype(np.float32)
+    record = PredictionRecord(
+        route=route, route_version=1, request_id="r", at=round(NOON.timestamp() * 1e6), arm="champion",
+        served_by="champion", shadow=False, latency_ms=2.5, error="", inputs=inputs,
+        outputs=np.array([[0.0, 2.0], [1.0, 0.0], [0.0, 1.0]], np.float32),
+    )  # fmt: skip
+    folder = tmp_path / "m" / "predictions" / "2026-05-04-12"
+    folder.mkdir(parents=True)
+    pq.write_table(prediction_table([record]), folder / "g-1.parquet")
+    window = read_window(
+        tmp_path, "m", DIGEST, "classification", NOON, minutes(60), POLICY.model_copy(update={"rows_per_request": 3})
+    )
+    assert sorted(window.rows.input_mean) == pytest.approx(sorted(inputs.mean(axis=1, dtype=np.float64)))
+    assert window.rows.input_sketch.shape == (3, 8)
+    assert window.service.latencies_ms[3].tolist() == [2.5]
 
 
 def test_read_window_names_a_segment_that_is_damaged_or_of_another_layout(log):

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -16,6 +16,7 @@ from tasks.adapters.prefect_events import PrefectEvents
 from tasks.contracts.monitoring import ALARM_EVENTS, Announcement
 from tasks.decisions.alarms import announcement_id
 from tasks.runtime.settings import Settings
+from tests.stages.monitored_world import MonitoredWorld
 
 ROOT = Path(__file__).parents[2]
 CALM = {
@@ -58,7 +59,7 @@ def server(tmp_path, monkeypatch):
         env=environment, stdout=log, stderr=log,
     )  # fmt: skip
     try:
-        _until(lambda: _answers(f"{address}/health"), 120, "the server did not start")
+        _until(lambda: _answers(f"{address}/health"), 240, "the server did not start")
         monkeypatch.setenv("PREFECT_API_URL", address)
 
         def command(*arguments):
@@ -90,6 +91,7 @@ def _until(condition, seconds, message):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_an_alarm_starts_the_deployment_that_is_tied_to_it_once(server, tmp_path):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -112,8 +114,32 @@ def test_an_alarm_starts_the_deployment_that_is_tied_to_it_once(server, tmp_path
     with temporary_settings({PREFECT_API_URL: address}):
         for _ in range(2):  # a repetition under the same id is the same event
             assert PrefectEvents(Settings(home=tmp_path)).send([event])
-    (run,) = _until(runs, 60, "no flow run was scheduled")
+    (run,) = _until(runs, 120, "no flow run was scheduled")
     assert run["parameters"] == {
         "plan": "plans/digits.yaml", "max_per_week": 2, "reason": "latency of digits: p95 ratio 2.1",
     }  # fmt: skip
     assert run["state_type"] == "SCHEDULED"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_monitor_model_judges_the_last_window_and_shows_it(tmp_path, monkeypatch):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+    from prefect.testing.utilities import prefect_test_harness
+
+    from flows.monitoring import monitor_model
+
+    world = MonitoredWorld(tmp_path, start=datetime.now(UTC) - timedelta(hours=6))
+    for hour in range(6):
+        world.traffic(hour, shift=0.1 * (hour >= 2))
+    monkeypatch.setattr("tasks.monitor.connect", lambda: world.services)
+    with prefect_test_harness(server_startup_timeout=240):
+        record = monitor_model("m", 60)
+        with get_client(sync_client=True) as client:
+            (shown,) = client.read_artifacts(
+                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["monitoring-m"]))
+            )
+    assert {check.name for check in record.report.failed("drift")} == {"input_mean_ks", "input_mean_psi"}
+    assert record.state.judged_until == record.report.until
+    assert "input\\_mean\\_ks" in shown.data
