@@ -27,6 +27,8 @@ from tasks.stages.splits import load_split
 
 DATA_TAG = "stillhouse.data"
 """Tag of a registered version that names the data set of its run."""
+_MAX_LATENCIES = 20_000
+"""Latencies kept of a reference, drawn by lot: two hundred beyond its p99."""
 
 
 def content_reference(
@@ -185,8 +187,11 @@ def _traffic_reference(
 def _service_reference(
     services: Services, champion: LedgerEntry, seen: Service, since: datetime, until: datetime
 ) -> ServiceReference:
+    latencies = seen.latencies_ms[seen.usual_batch]
+    if len(latencies) > _MAX_LATENCIES:
+        latencies = np.random.default_rng(0).choice(latencies, _MAX_LATENCIES, replace=False)
     buffer = io.BytesIO()
-    np.savez(buffer, latencies_ms=np.sort(seen.latencies_ms[seen.usual_batch]))
+    np.savez(buffer, latencies_ms=np.sort(latencies))
     return ServiceReference(
         model_name=champion.model_name,
         model_digest=champion.candidate,

@@ -1,10 +1,12 @@
 """The loop through a real Prefect server: an event of ours starts the deployment that `prefect.yaml` ties to it."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
+import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,8 +15,9 @@ import pytest
 import yaml
 
 from tasks.adapters.prefect_events import PrefectEvents
-from tasks.contracts.monitoring import ALARM_EVENTS, Announcement
+from tasks.contracts.monitoring import ALARM_EVENTS, DATA_PUBLISHED, MODEL_PROMOTED, ROLLOUT_ABORTED, Announcement
 from tasks.decisions.alarms import announcement_id
+from tasks.decisions.monitoring_policy import MonitoringPolicy
 from tasks.runtime.settings import Settings
 from tests.stages.monitored_world import MonitoredWorld
 
@@ -41,6 +44,24 @@ def test_a_trigger_expects_events_that_are_sent_and_runs_singly(deployment, trig
     assert trigger["match"]["prefect.resource.id"].startswith("stillhouse.model.")
     assert owner["concurrency_limit"]["limit"] == 1
     assert set(trigger["parameters"]) <= set(owner["parameters"])
+
+
+def test_the_examples_of_the_documentation_are_valid():
+    from prefect.events.schemas.automations import AutomationCore
+    from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
+
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    tied, notified, policy = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    assert DeploymentEventTrigger.model_validate(tied["triggers"][0]).expect <= set(ALARM_EVENTS.values())
+    notified["actions"][0]["block_document_id"] = str(uuid.uuid4())
+    assert AutomationCore.model_validate(notified).actions[0].type == "send-notification"
+    assert MonitoringPolicy.model_validate(policy) == MonitoringPolicy()
+
+
+def test_the_documentation_names_every_event():
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    for name in (*ALARM_EVENTS.values(), MODEL_PROMOTED, ROLLOUT_ABORTED, DATA_PUBLISHED):
+        assert name in page
 
 
 @pytest.fixture

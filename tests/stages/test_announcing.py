@@ -3,8 +3,12 @@ from datetime import datetime, timedelta
 import pytest
 
 from tasks.contracts.monitoring import Outbox
+from tasks.contracts.route import Arm
+from tasks.decisions import rollout
+from tasks.decisions.rollout import RolloutPolicy
 from tasks.stages.announcing import announce_data, announce_ledger
 from tasks.stages.promoting import bootstrap, rollback
+from tasks.stages.rollout_record import RolloutRecord, append_record
 from tests.stages.monitored_world import Server
 from tests.stages.promotion_world import NOW, World
 
@@ -69,6 +73,25 @@ def test_events_wait_where_no_server_is_addressed_and_are_given_up_after_a_day(w
     announce_ledger(world.services, "digits", late)
     assert [version for _, version, _ in server.seen()] == [1]
     assert outbox(world).unsent == ()
+
+
+@pytest.mark.parametrize("ended", ["abort", "again"])
+def test_a_rollout_that_ends_without_a_promotion_is_announced_once(world, server, ended):
+    arms = Arm(digest=world.digest(1), version=1), Arm(digest=world.digest(2), version=2)
+    state = rollout.start("r1", "digits", *arms, RolloutPolicy(), NOW)
+    append_record(world.services, RolloutRecord(state=state, gate_report="c" * 64, weights={}))
+    announce_ledger(world.services, "digits", NOW)
+    aborted = rollout.abort(state, "too slow", NOW)
+    append_record(world.services, RolloutRecord(state=aborted, gate_report="c" * 64, weights={}))
+    for _ in range(2):
+        announce_ledger(world.services, "digits", NOW)
+    if ended == "again":
+        second = rollout.abort(rollout.start("r2", "digits", *arms, RolloutPolicy(), NOW), "again", NOW)
+        append_record(world.services, RolloutRecord(state=second, gate_report="c" * 64, weights={}))
+        announce_ledger(world.services, "digits", NOW)
+    found = [one for one in server.events.values() if one.event == "stillhouse.rollout.aborted"]
+    assert [one.payload["reason"] for one in found] == ["aborted: too slow", "aborted: again"][: 1 + (ended == "again")]
+    assert found[0].payload["version"] == 2
 
 
 def test_data_are_announced_once_a_version(world, server):
