@@ -107,6 +107,7 @@ def test_mmd_test_is_silent_when_all_rows_are_equal():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("sizes", [(300, 700), (500, 215), (100, 1000)])
 def test_no_test_alarms_more_often_than_its_level(sizes):
     runs, alpha = 1000, 0.05

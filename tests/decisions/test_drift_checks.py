@@ -77,6 +77,7 @@ def month(seed, num, num_reference, num_windows=720):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("num_reference", [215, 2000])
 def test_drift_checks_fail_no_more_windows_than_their_level_when_traffic_is_stable(num_reference):
     failures = [sum(month(seed, 500, num_reference, 100)) for seed in range(10)]
@@ -84,6 +85,7 @@ def test_drift_checks_fail_no_more_windows_than_their_level_when_traffic_is_stab
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("change", [{"brightness": 0.5}, {"classes": DOUBLED}, {"confidence_drop": 0.1}])
 def test_drift_checks_find_a_change_in_two_of_three_windows_of_500_rows(change):
     generator = np.random.default_rng(7)
