@@ -105,11 +105,16 @@ def add(as_json: AsJson = False) -> None:
 @app.command()
 def push(as_json: AsJson = False) -> None:
     """Copy the tracked version of `data/` to the DVC remote (setting STILLHOUSE_DVC_REMOTE)."""
+    from datetime import UTC, datetime
+
     from tasks.adapters import dvc
     from tasks.runtime.services import connect
+    from tasks.stages.announcing import announce_data
 
     services = connect()
-    _report(dvc.push(services.settings, services.locks), as_json)
+    done = dvc.push(services.settings, services.locks)
+    announce_data(services, done.revision, done.remote or "", datetime.now(UTC).isoformat(timespec="seconds"))
+    _report(done, as_json)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from flows.cli import data, model, plan, rollout, runs, webhooks
+from flows.cli import data, model, plan, rollout, runs, traffic, webhooks
 from flows.cli.console import error_console
 from flows.cli.doctor import doctor
 from flows.cli.gate import gate
@@ -18,6 +18,7 @@ from flows.cli.run import run
 from flows.cli.serve import serve
 from flows.cli.techniques import techniques
 from flows.cli.up import up
+from flows.cli.watch import watch
 from tasks.contracts.errors import InfrastructureError, StillhouseError, UserError
 from tasks.runtime.embedded import use_embedded_engines
 
@@ -45,9 +46,11 @@ app.add_typer(model.app, name="model", help="Registered models and artifacts.")
 app.command()(gate)
 app.command()(promote)
 app.add_typer(rollout.app, name="rollout", help="Move traffic to a challenger, and back.")
+app.add_typer(traffic.app, name="traffic", help="The log of predictions and feedback.")
 app.command()(serve)
 app.add_typer(webhooks.app, name="webhooks", help="Events from MLflow.")
 app.command()(replay)
+app.command()(watch)
 app.command()(report)
 app.command()(up)
 app.command()(doctor)

@@ -3,7 +3,7 @@
 Algorithms take what they need from here as arguments; only `connect` knows which adapter it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from tasks.contracts.artifact import ArtifactRef
 from tasks.contracts.model import EpochRecord
+from tasks.contracts.monitoring import Announcement
 from tasks.contracts.value import Digest
 from tasks.contracts.verdict import LedgerEntry
 from tasks.runtime.settings import Settings, current_settings
@@ -247,6 +248,26 @@ class Locks(Protocol):
         ...
 
 
+class Events(Protocol):
+    """Where events go. An event that is sent twice under one id counts once."""
+
+    def send(self, announcements: Sequence[Announcement]) -> bool:
+        """Send them all; return False, and send none, where no server is addressed.
+
+        Raises:
+            ServiceUnavailableError: the server does not answer; none may have arrived.
+        """
+        ...
+
+
+class NoEvents:
+    """For a process without an event server."""
+
+    def send(self, announcements: Sequence[Announcement]) -> bool:
+        """Send nothing."""
+        return False
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything outside that tasks use. Members that cost an import are made on first use."""
@@ -260,6 +281,7 @@ class Services:
     make_ledger: Callable[[], Ledger]
     make_registry: Callable[[], Registry]
     make_tracker: Callable[[], Tracker]
+    make_events: Callable[[], Events] = NoEvents
 
     @property
     def ledger(self) -> Ledger:
@@ -275,6 +297,11 @@ class Services:
     def tracker(self) -> Tracker:
         """The experiment tracker."""
         return self.make_tracker()
+
+    @property
+    def events(self) -> Events:
+        """Where events go."""
+        return self.make_events()
 
 
 @cache
@@ -304,6 +331,12 @@ def connect(settings: Settings | None = None) -> Services:
 
         return MlflowTracker(settings)
 
+    @cache
+    def events() -> Events:
+        from tasks.adapters.prefect_events import PrefectEvents
+
+        return PrefectEvents(settings)
+
     return Services(
         settings=settings,
         artifacts=LocalArtifacts(root, settings.store_compression),
@@ -314,4 +347,5 @@ def connect(settings: Settings | None = None) -> Services:
         make_ledger=ledger,
         make_registry=registry,
         make_tracker=tracker,
+        make_events=events,
     )

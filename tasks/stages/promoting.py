@@ -15,6 +15,7 @@ from tasks.contracts.value import Digest
 from tasks.contracts.verdict import GateReport, LedgerEntry, Verdict
 from tasks.decisions.succession import champions_in_effect
 from tasks.runtime.services import RegisteredVersion, Services
+from tasks.stages.announcing import announce_ledger
 from tasks.stages.reconciling import follow_ledger, promotion_lock
 from tasks.stages.signing import require_signature
 
@@ -140,6 +141,7 @@ def _append_and_follow(services: Services, entry: LedgerEntry) -> LedgerEntry:
     require_signature(services, entry.model_name, entry.candidate)
     appended = services.ledger.append(entry)
     champion = follow_ledger(services, entry.model_name).champion
+    announce_ledger(services, entry.model_name, entry.created_at)
     if champion.candidate != appended.candidate:
         raise StaleChampionError(
             f"{appended.candidate[:12]} became champion of {entry.model_name} as entry {appended.sequence} on this "

@@ -21,6 +21,7 @@ from tasks.decisions import rollout
 from tasks.decisions.experiment import Observation
 from tasks.decisions.rollout import RolloutPolicy, RolloutState
 from tasks.runtime.services import RegisteredVersion, Services
+from tasks.stages.announcing import announce_ledger
 from tasks.stages.promoting import promote
 from tasks.stages.reconciling import reconcile
 from tasks.stages.rollout_record import GATE_REPORT_TAG, RolloutRecord, append_record, latest_record, was_promoted
@@ -171,6 +172,7 @@ def settle(services: Services, record: RolloutRecord, actor: str, now: str) -> N
         return
     _take_alias(services, state)
     _give_back(services, record)  # last: the route tells that all is done
+    announce_ledger(services, state.model_name, now)
 
 
 def _publish(routes: RouteStore, record: RolloutRecord, current: VersionedRoute | None) -> VersionedRoute:

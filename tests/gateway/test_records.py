@@ -1,18 +1,12 @@
-import hashlib
-
 import numpy as np
 import pyarrow as pa
 import pytest
-from scipy.special import softmax
 
 from infra.gateway.records import (
     FeedbackRecord,
     PredictionRecord,
     feedback_table,
-    judge_outputs,
     prediction_table,
-    sketch_inputs,
-    sketch_projection,
 )
 from tasks.contracts.route import Arm, ModelSignature, Route
 from tasks.contracts.traffic import FEEDBACK_COLUMNS, PREDICTION_COLUMNS
@@ -91,39 +85,3 @@ def test_prediction_table_has_a_row_for_each_row_of_each_request_when_requests_d
 def test_feedback_table_leaves_out_labels_that_are_not_known():
     rows = feedback_table([FeedbackRecord("m", "a", 5, [2.0, None, 1.0])]).to_pylist()
     assert [(row["request_id"], row["row"], row["label"]) for row in rows] == [("a", 0, 2.0), ("a", 2, 1.0)]
-
-
-def test_judge_outputs_agrees_with_scipy_softmax():
-    logits = np.random.default_rng(1).normal(scale=300, size=(50, 7))
-    judged = judge_outputs(logits, "classification")
-    ranked = np.sort(softmax(logits, axis=1), axis=1)
-    np.testing.assert_allclose(judged["confidence"], ranked[:, -1], rtol=1e-12)
-    np.testing.assert_allclose(judged["margin"], ranked[:, -1] - ranked[:, -2], atol=1e-12)
-    assert judged["prediction"].tolist() == logits.argmax(axis=1).tolist()
-
-
-@pytest.mark.parametrize("shape", [(3,), (3, 1)])
-def test_judge_outputs_gives_the_value_and_no_confidence_when_the_task_is_regression(shape):
-    judged = judge_outputs(np.array([1.5, -2, 0]).reshape(shape), "regression")
-    assert judged["prediction"].tolist() == [1.5, -2, 0]
-    assert np.isnan(judged["confidence"]).all()
-
-
-def test_sketch_projection_never_changes():
-    signs = (sketch_projection(784) > 0).astype(np.uint8)
-    assert hashlib.sha256(signs.tobytes()).hexdigest()[:16] == "81ad1d5d92d7c8fb"
-
-
-def test_sketch_inputs_keeps_distances_when_rows_are_projected():
-    """Johnson-Lindenstrauss: the mean squared length over many rows is kept within a few percent."""
-    rows = np.random.default_rng(2).normal(size=(4000, 784)).astype(np.float32)
-    sketch = sketch_inputs(rows)["input_sketch"]
-    ratio = (sketch**2).sum(axis=1).mean() / ((rows**2).sum(axis=1).mean() * 8 / 784)
-    assert ratio == pytest.approx(1.0, abs=0.03)
-
-
-def test_sketch_inputs_takes_integers_and_images():
-    sketch = sketch_inputs(np.arange(24, dtype=np.int64).reshape(2, 3, 4))
-    assert sketch["input_mean"].tolist() == [5.5, 17.5]
-    assert sketch["input_sketch"].shape == (2, 8)
-    assert sketch["input_sketch"].dtype == np.float32
