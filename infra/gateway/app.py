@@ -229,6 +229,8 @@ class Gateway:
     def _served(self, model_name: str) -> ServedRoute:
         served = self.components.table.get(model_name)
         if served is None:
+            if not self.components.table.scanned:
+                raise RequestError(503, "the gateway is starting and has not read its routes yet")
             if model_name in self.components.table.waiting:
                 raise RequestError(503, "this model's champion is not loaded; see the gateway's log")
             raise RequestError(404, "no such model; GET /v2/health/ready lists those that are served")
