@@ -46,7 +46,7 @@ def resume_rollout(services: Services, model_name: Slug, reason: str, now: str, 
         UserError: no rollout of the model is running.
     """
     latest = _running(services, model_name)
-    return _ordered(services, latest, lambda state: rollout.resume(state, reason, now, actor))
+    return _ordered(services, latest, _at_step(latest, lambda state: rollout.resume(state, reason, now, actor)))
 
 
 def promote_rollout(
@@ -62,7 +62,11 @@ def promote_rollout(
     """
     latest = _running(services, model_name)
     passed_report(services, latest.gate_report, model_name)
-    return _ordered(services, latest, lambda state: rollout.skip(state, scope, reason, now, actor))
+
+    def order(state: RolloutState) -> RolloutState:
+        return rollout.skip(state, scope, reason, now, actor)
+
+    return _ordered(services, latest, _at_step(latest, order) if scope == "step" else order)
 
 
 def obstacles(record: RolloutRecord) -> tuple[str, ...]:
@@ -90,6 +94,11 @@ def _running(services: Services, model_name: Slug) -> RolloutRecord:
     if latest is None or latest.state.finished:
         raise UserError(_not_running(model_name))
     return latest
+
+
+def _at_step(record: RolloutRecord, order: Order) -> Order:
+    """Make an order one of the step that `record` is at: when a tick has left it meanwhile, nothing is left to do."""
+    return lambda state: order(state) if state.step == record.state.step else state
 
 
 def _ordered(services: Services, latest: RolloutRecord, order: Order) -> RolloutRecord:

@@ -31,9 +31,9 @@ def told(what: str, share: float, runs: int) -> None:
     print(f"\n{what}: {share:.4f} of {runs} rollouts")
 
 
-def looks():
-    """Position of the step and tick within it, for every look."""
-    return [(step, tick) for step, (_, ticks) in enumerate(RAMP) for tick in range(1, ticks + 1)]
+def looks(first: int) -> list[int]:
+    """Position of the step at every look, beginning with the step `first`."""
+    return [step for step, (_, ticks) in enumerate(RAMP) if step >= first for _ in range(ticks)]
 
 
 def labelled_arm(rows: int, correct: int) -> ArmStats:
@@ -124,14 +124,14 @@ def drift(score, information, margin):
     return np.logaddexp(*terms) - math.log(2)
 
 
-def accuracy_rollouts(drop: float, margin: float, rows: int, runs: int, seed: int, held: int = 0):
+def accuracy_rollouts(drop: float, margin: float, rows: int, runs: int, seed: int, held: int = 0, first: int = 0):
     """Return the look at which each run first proves non-inferiority and harm; 0 where it never does.
 
     The first `held` runs are judged by `accuracy_check` too, at every look, and have to agree.
     """
     sim = AccuracyRuns(drop, rows, runs, seed)
     first_pass, first_fail = np.zeros(runs, int), np.zeros(runs, int)
-    for number, (step, _) in enumerate(looks(), start=1):
+    for number, step in enumerate(looks(first), start=1):
         sim.look(step)
         passed, failed = sim.verdicts(margin)
         for run in range(held):
@@ -144,7 +144,7 @@ def accuracy_rollouts(drop: float, margin: float, rows: int, runs: int, seed: in
 
 def test_accuracy_of_a_simulated_rollout_is_judged_as_the_public_check_judges_it():
     accuracy_rollouts(0.02, 0.02, 60, 6, seed=1, held=6)
-    accuracy_rollouts(0.0, 0.03, 200, 4, seed=2, held=4)
+    accuracy_rollouts(0.0, 0.03, 200, 4, seed=2, held=4, first=1)
 
 
 @pytest.mark.parametrize(("margin", "rows"), [(0.02, 100), (0.01, 500), (0.03, 30)])
@@ -166,11 +166,12 @@ def test_accuracy_rolls_an_equal_challenger_back_in_5_percent_at_most(margin, ro
     assert (failed > 0).mean() <= ALPHA
 
 
-def test_accuracy_detects_a_drop_of_two_points_beyond_a_margin_of_one_half():
+@pytest.mark.parametrize(("first", "name"), [(0, "from shadow on"), (1, "from 5 % on"), (3, "at 50 %")])
+def test_accuracy_detects_a_drop_of_two_points_beyond_a_margin_of_one_half(first, name):
     runs, rows = 1000, 500
-    _, failed = accuracy_rollouts(0.02, 0.005, rows, runs, seed=5)
+    _, failed = accuracy_rollouts(0.02, 0.005, rows, runs, seed=5, first=first)
     found = failed[failed > 0]
-    told("2-point drop, margin 0.005, 500 rows a tick: rolled back within 200 ticks", (failed > 0).mean(), runs)
+    told(f"2-point drop, margin 0.005, 500 rows a tick, {name}: rolled back", (failed > 0).mean(), runs)
     median, late = np.median(found), np.quantile(found, 0.9)
     print(f"found at tick {median:.0f} (median), {late:.0f} (9 of 10), after {rows * median:.0f} requests in all")
     assert (failed > 0).mean() >= 0.9

@@ -143,6 +143,28 @@ def test_abort_rollout_comes_too_late_when_the_promotion_is_in_the_ledger(paused
     assert paused.state() == PROMOTED
 
 
+def test_order_of_a_step_does_not_reach_the_next_one_when_a_tick_came_between(tmp_path: Path) -> None:
+    world = prepared(tmp_path / "world", "advance")
+    real = world.services.ledger
+
+    class Overtaken:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def append_tick(self, *arguments):
+            if latest_record(world.services, "digits").state.step == 0:
+                tick(world.services)
+            real.append_tick(*arguments)
+
+    overtaken = Overtaken()
+    services = replace(world.services, make_ledger=lambda: overtaken)
+
+    record = promote_rollout(services, "digits", "step", "x", NOW, "ann")
+
+    assert (record.state.step, record.state.skip) == (1, None)
+    assert latest_record(world.services, "digits") == record
+
+
 def test_order_is_given_up_when_others_are_always_faster(paused: World) -> None:
     real = paused.services.ledger
 
