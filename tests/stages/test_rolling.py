@@ -1,6 +1,7 @@
 import shutil
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from promotion_world import NOW, World
 from tasks.adapters.route_store import RouteStore
 from tasks.adapters.traffic import TrafficLog
 from tasks.contracts.errors import DocumentConflictError, GateError, ModelError, UserError
+from tasks.contracts.route import RouteAcknowledgement
 from tasks.decisions.experiment import ArmStats, Observation, StepTraffic
 from tasks.decisions.rollout import RolloutPolicy
 from tasks.runtime.services import Services
@@ -309,6 +311,31 @@ def test_observe_counts_nothing_when_no_traffic_came(world: World, tmp_path: Pat
 
     assert seen.steps == ()
     assert "no gateway serves route version 2 of digits" in seen.unserved
+
+
+def test_rollout_holds_until_every_live_gateway_serves_the_route(world: World, tmp_path: Path) -> None:
+    record = follow_state(world.services, begin_rollout(world.services, "digits", POLICY, NOW))
+
+    def look_after(**versions: int) -> RolloutRecord:
+        for replica, version in versions.items():
+            acknowledge(world, replica, version)
+        unserved = observe(world.services, TrafficLog(tmp_path / "traffic"), record).unserved
+        newest = follow_state(world.services, latest_record(world.services, "digits"))
+        return advance(world.services, newest, replace(seen(newest), unserved=unserved), NOW)
+
+    assert "no gateway serves route version 2 of digits" in look_after().state.latest.reason
+    held = look_after(one=2, two=1)
+    assert (held.state.weight, held.state.latest.verdict) == (5.0, "hold")
+    assert "not served by every gateway yet: two at version 1" in held.state.latest.reason
+    assert look_after(one=2, two=2).state.weight == 50.0
+
+
+def acknowledge(world: World, replica: str, version: int) -> None:
+    at = datetime.now(UTC).isoformat()
+    heard = RouteAcknowledgement(model_name="digits", replica=replica, route_version=version, ready=True, at=at)
+    path = world.root / "acknowledgements" / "digits" / f"{replica}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(heard.canonical_json())
 
 
 class Killed(BaseException):
