@@ -117,11 +117,8 @@ def _judge(
     last = state.step == len(policy.steps) - 1
     if ended := _harm(checks, mismatched, policy):
         return _Judgement("roll_back", ended, "rolled_back", state.waits_passed)
-    if mismatched:
-        detail = next(check.detail for check in checks if check.name == "sample_ratio")
-        return _unsettled(state, f"traffic is divided wrongly: {detail}", policy, state.waits_passed)
-    if observation.unserved:
-        return _unsettled(state, observation.unserved, policy, state.waits_passed)
+    if interrupted := _wrong_division(checks) if mismatched else observation.unserved:
+        return _interrupted(state, interrupted, policy)
     if state.skip:
         return _as_ordered(state, policy, last)
     wait = pending_wait(state, observation, checks, policy, now)
@@ -133,8 +130,8 @@ def _judge(
         return _unsettled(state, missing, policy, wait.passed)
     weight = policy.weights[state.step]
     if last:
-        accuracy = next(check.detail for check in checks if check.name == "accuracy")
-        return _Judgement("promote", f"as good as the champion: {accuracy}", "promoted", wait.passed)
+        proof = f"as good as the champion: {_detail(checks, 'accuracy')}"
+        return _Judgement("promote", proof, "promoted", wait.passed)
     going = f"no harm at {named(weight)}; going to {named(policy.weights[state.step + 1])}"
     return _Judgement("advance", going, "running", 0)
 
@@ -142,8 +139,7 @@ def _judge(
 def _harm(checks: tuple[Check, ...], mismatched: int, policy: RolloutPolicy) -> str:
     """Say why the rollout has to end at once, or nothing. Wrongly divided traffic proves nothing else."""
     if mismatched:
-        detail = next(check.detail for check in checks if check.name == "sample_ratio")
-        return f"traffic is divided wrongly: {detail}" if mismatched >= policy.sample_ratio_patience else ""
+        return _wrong_division(checks) if mismatched >= policy.sample_ratio_patience else ""
     for check in checks:
         if check.name.startswith(_HARM) and check.verdict is Verdict.FAIL:
             return f"harm proven by {check.name}: {check.detail}"
@@ -156,6 +152,13 @@ def _as_ordered(state: RolloutState, policy: RolloutPolicy, last: bool) -> _Judg
         return _Judgement("promote", f"no harm proven, and {reason}", "promoted", state.waits_passed, ordered=True)
     going = f"no harm proven, and {reason}; going to {named(policy.weights[state.step + 1])}"
     return _Judgement("advance", going, "running", 0, ordered=True)
+
+
+def _interrupted(state: RolloutState, reason: str, policy: RolloutPolicy) -> _Judgement:
+    """Hold for what has to be mended outside; a planned pause stays the pause that it is."""
+    if state.pausing_since is None:
+        return _unsettled(state, reason, policy, state.waits_passed)
+    return _Judgement("hold", reason, state.status, state.waits_passed, state.pausing_since, state.ticks_in_step)
 
 
 def _unsettled(state: RolloutState, reason: str, policy: RolloutPolicy, passed: int) -> _Judgement:
@@ -186,6 +189,14 @@ def _moved(state: RolloutState, found: _Judgement, mismatched: int) -> RolloutSt
 
 def _actor(state: RolloutState) -> str | None:
     return next((decision.actor for decision in reversed(state.history) if decision.verdict == "skip"), None)
+
+
+def _wrong_division(checks: tuple[Check, ...]) -> str:
+    return f"traffic is divided wrongly: {_detail(checks, 'sample_ratio')}"
+
+
+def _detail(checks: tuple[Check, ...], name: str) -> str:
+    return next(check.detail for check in checks if check.name == name)
 
 
 def _verdicts(checks: tuple[Check, ...]) -> dict[str, Verdict]:

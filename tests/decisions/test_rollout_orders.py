@@ -85,6 +85,16 @@ def test_pause_with_a_duration_ends_when_it_is_over():
     assert "until 2026-01-01T00:11:00+00:00" in look(begin(5, {"pause": {"duration": "10m"}}, 50), 1).latest.reason
 
 
+@pytest.mark.parametrize("trouble", [{"unserved": "gw-2 is restarting"}, {"challenger_share": 0.1}])
+@pytest.mark.parametrize(("pause", "status"), [({}, "paused"), ({"duration": "10m"}, "running")])
+def test_pause_is_not_begun_anew_by_a_passing_trouble(pause, status, trouble):
+    state = look(begin(5, {"pause": pause}, 50), 1)
+    state = look(state, 2, **trouble)
+    assert (state.status, state.pausing_since, state.ticks_in_step, state.latest.verdict) == (status, at(1), 0, "hold")
+    assert look(state, 3).pausing_since == at(1)
+    assert len(state.history) == (status == "paused")
+
+
 def test_pause_hides_no_harm():
     state = look(begin(5, {"pause": {}}, 50))
     assert look(state, errors=60).status == "rolled_back"

@@ -1,4 +1,5 @@
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -56,3 +57,25 @@ def test_pause_markdown_names_the_commands_that_go_on() -> None:
     assert "version 2 of digits waits for a person" in text
     for command in ("resume", "promote", "abort"):
         assert f"`stillhouse rollout {command} digits`" in text
+
+
+@pytest.mark.slow
+def test_tell_reaches_prefect_as_artifact_and_event() -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.testing.utilities import prefect_test_harness
+
+    @flow
+    def look() -> None:
+        tell(BEFORE, paused())
+
+    wanted = {"filter": {"event": {"name": [PAUSED_EVENT]}}}
+    with prefect_test_harness(server_startup_timeout=240):
+        look()
+        with get_client(sync_client=True) as client:
+            assert [one.key for one in client.read_artifacts()] == ["rollout-digits"]
+            deadline = time.monotonic() + 60
+            while not (found := client.request("POST", "/events/filter", json=wanted).json()["events"]):
+                assert time.monotonic() < deadline, "the event did not arrive"
+                time.sleep(0.1)
+    assert found[0]["resource"]["prefect.resource.id"] == "stillhouse.model.digits"
