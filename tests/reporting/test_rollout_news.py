@@ -60,6 +60,7 @@ def test_pause_markdown_names_the_commands_that_go_on() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_tell_reaches_prefect_as_artifact_and_event() -> None:
     from prefect import flow
     from prefect.client.orchestration import get_client
