@@ -53,6 +53,7 @@ _ACKNOWLEDGED_WITHIN_S = 60.0
 _RAMP = (5.0, 25.0, 50.0, 100.0)
 _LIMITS = RolloutPolicy(steps=(0.0, *_RAMP), accuracy_margin=0.03, max_latency_ratio=3.0)
 """The latency limit is wide: answers take some 0.1 ms here, and what a busy machine adds to them is no news."""
+_UNSHADOWED = RolloutPolicy(**(_LIMITS.model_dump() | {"steps": _RAMP}))
 
 
 class Models(NamedTuple):
@@ -83,12 +84,12 @@ def measure() -> Findings:
     with gateway(connect().settings, _MODEL_NAME) as url:
         good = _roll_out(models.good, _LIMITS, url, train, live)
         broken = _roll_out(models.broken, _LIMITS, url, train, live)
-        unshadowed = _roll_out(models.broken, _LIMITS.model_copy(update={"steps": _RAMP}), url, train, live)
+        unshadowed = _roll_out(models.broken, _UNSHADOWED, url, train, live)
     return Findings(
         question="Does a rollout lose requests, and what does a broken challenger cost before it is rolled back?",
         setup=(
             f"Digits as traffic, {_REQUESTS_PER_SECOND:.0f} requests a second with labels as feedback, a tick every "
-            f"{_TICK_SECONDS:g} s. The good challenger is the champion in int8, ramped over {_named(_LIMITS.steps)}; "
+            f"{_TICK_SECONDS:g} s. The good challenger is the champion in int8, ramped over {_named(_LIMITS.weights)}; "
             "the broken one is the champion with permuted output columns, ramped alike "
             "and then without the shadow step. Traffic goes on until the route is settled; a promoted "
             "challenger answers as champion from then on."

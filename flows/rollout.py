@@ -10,6 +10,7 @@ from prefect import flow
 from tasks.adapters.traffic import TrafficLog
 from tasks.contracts.run import RolloutSummary, RolloutTick
 from tasks.decisions.rollout import RolloutPolicy
+from tasks.reporting.rollout_news import tell
 from tasks.route import route
 from tasks.runtime.services import connect
 from tasks.settle import settle
@@ -34,7 +35,6 @@ def roll_out(
 
     Raises:
         ModelError: there is no champion or challenger.
-        ServiceUnavailableError: no gateway serves the route.
     """
     record = begin_rollout(connect(), model_name, policy, _now(), again=again)
     log = TrafficLog(connect().settings.traffic_root)
@@ -64,7 +64,9 @@ def _tick(log: TrafficLog, record: RolloutRecord, pause_s: float) -> RolloutReco
     """Route, look, decide; the next tick's route follows what was decided."""
     record = route(record)
     time.sleep(pause_s)
-    return advance(connect(), record, watch(log, record), _now())
+    moved = advance(connect(), record, watch(log, record), _now())
+    tell(record.state, moved.state)
+    return moved
 
 
 def _now() -> str:

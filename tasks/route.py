@@ -11,11 +11,10 @@ _ACKNOWLEDGED_WITHIN_S = 60.0
 
 @effect_task
 def route(record: RolloutRecord) -> RolloutRecord:
-    """Publish the route and wait until every live gateway serves it."""
+    """Publish the route and give every live gateway time to serve it; the look after it judges whether they do."""
     services = connect()
     followed = follow_state(services, record)
-    newest = max(int(version) for version in followed.weights)
-    RouteStore(services.documents, services.settings.store_root).wait_for_acknowledgement(
-        record.state.model_name, newest, timeout_s=_ACKNOWLEDGED_WITHIN_S
+    RouteStore(services.documents, services.settings.store_root).wait_until_served(
+        record.state.model_name, followed.newest_route, timeout_s=_ACKNOWLEDGED_WITHIN_S
     )
     return followed

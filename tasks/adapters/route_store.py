@@ -77,8 +77,28 @@ class RouteStore:
 
     def live(self, model_name: str) -> list[RouteAcknowledgement]:
         """Return the acknowledgements of replicas that have renewed theirs lately."""
-        oldest = datetime.now(UTC) - LIVE_FOR
-        return [heard for heard in self.acknowledgements(model_name) if _moment(heard.at) >= oldest]
+        return [heard for heard in self.acknowledgements(model_name) if is_live(heard)]
+
+    def why_unserved(self, model_name: str, version: int) -> str:
+        """Say which live replicas do not serve `version` or a newer one, or that there are none; empty if all do."""
+        live = self.live(model_name)
+        if not live:
+            return (
+                f"no gateway serves route version {version} of {model_name}: none has renewed its acknowledgement "
+                f"within {LIVE_FOR.total_seconds():g} s; start one with `stillhouse serve`, and check that it uses the "
+                "same store (STILLHOUSE_STORE)"
+            )
+        behind = [_lag(heard, version) for heard in live if heard.route_version < version or not heard.ready]
+        if not behind:
+            return ""
+        return f"route version {version} of {model_name} is not served by every gateway yet: {'; '.join(behind)}"
+
+    def wait_until_served(self, model_name: str, version: int, *, timeout_s: float, poll_s: float = 0.1) -> str:
+        """Wait until every live replica serves `version`; return why not when time is up, else nothing."""
+        deadline = time.monotonic() + timeout_s
+        while (reason := self.why_unserved(model_name, version)) and time.monotonic() < deadline:
+            time.sleep(poll_s)
+        return reason
 
     def wait_for_acknowledgement(
         self, model_name: str, version: int, *, timeout_s: float, num_replicas: int = 1, poll_s: float = 0.1
@@ -100,6 +120,11 @@ class RouteStore:
             time.sleep(poll_s)
 
 
+def is_live(heard: RouteAcknowledgement) -> bool:
+    """Tell whether a replica has renewed its acknowledgement lately enough to count."""
+    return _moment(heard.at) >= datetime.now(UTC) - LIVE_FOR
+
+
 def _document_name(model_name: str) -> str:
     return f"routes/{model_name}"
 
@@ -107,6 +132,13 @@ def _document_name(model_name: str) -> str:
 def _moment(at: str) -> datetime:
     moment = datetime.fromisoformat(at)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _lag(heard: RouteAcknowledgement, version: int) -> str:
+    """Say where a replica is that does not serve `version`."""
+    if heard.route_version < version:
+        return f"{heard.replica} at version {heard.route_version}"
+    return f"{heard.replica} cannot: {heard.message}"
 
 
 def _not_acknowledged(

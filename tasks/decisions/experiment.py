@@ -90,6 +90,8 @@ class Observation:
     """Everything seen since the rollout began: one entry per weight that had traffic, each weight once."""
 
     steps: tuple[StepTraffic, ...] = ()
+    unserved: str = ""
+    """Why the newest route is not served by every live gateway; empty when it is."""
 
     def __post_init__(self) -> None:
         weights = [step.weight for step in self.steps]

@@ -4,86 +4,34 @@ It starts at the first step of the policy. Every tick answers all checks and the
 
 1. traffic divided wrongly: hold, and roll back when it stays so;
 2. harm proven (errors, latency, accuracy): roll back, however few rows it took;
-3. too little traffic or feedback: hold;
-4. last step, or the next would leave the champion without traffic: go on only if accuracy within the margin is proven;
-5. otherwise advance; after the last step, promote.
+3. a gateway does not serve the step's route yet: hold;
+4. a person ordered to go on: advance, or promote;
+5. a planned pause or analysis of the step is not over: hold;
+6. too little traffic or feedback: hold;
+7. last step, or the next would leave the champion without traffic: go on only if accuracy within the margin is proven;
+8. otherwise advance; after the last step, promote.
 
 Missing feedback never hides harm: it makes accuracy unknowable, but a failing or slow challenger is out anyway.
 A step that is not settled in time pauses the rollout for a person and at last rolls back: no evidence is no pass.
+A planned pause has no such end: it was asked for.
 """
 
-from typing import Literal
+from dataclasses import dataclass
 
 from tasks.contracts.route import Arm
-from tasks.contracts.value import Slug, Value
+from tasks.contracts.value import Slug
 from tasks.contracts.verdict import Check, Verdict
-from tasks.decisions.experiment import Observation, champion_reference
+from tasks.decisions.experiment import Observation
 from tasks.decisions.rollout_checks import rollout_checks
+from tasks.decisions.rollout_evidence import missing_evidence, pending_wait
+from tasks.decisions.rollout_orders import abort, resume, skip
 from tasks.decisions.rollout_policy import RolloutPolicy
+from tasks.decisions.rollout_state import Decision, RolloutState, RolloutStatus, RolloutVerdict
+from tasks.decisions.rollout_steps import named
 
-__all__ = ["Decision", "RolloutPolicy", "RolloutState", "abort", "start", "tick"]
-
-RolloutVerdict = Literal["advance", "hold", "roll_back", "promote"]
-RolloutStatus = Literal["running", "paused", "promoted", "rolled_back", "aborted"]
+__all__ = ["Decision", "RolloutPolicy", "RolloutState", "abort", "resume", "skip", "start", "tick"]
 
 _HARM = ("errors", "latency", "accuracy")
-
-
-class Decision(Value):
-    """What one tick concluded, and what the route has to be from now on."""
-
-    tick: int
-    at: str
-    judged_weight: float
-    """Percent of requests on the challenger during the judged step; 0 is shadow."""
-    verdict: RolloutVerdict
-    reason: str
-    checks: tuple[Check, ...] = ()
-    rows: dict[str, int]
-    """Rows seen so far per arm, over all steps."""
-    weight: float
-    """Percent of requests that the challenger is to get from now on; meaningless once promoted."""
-    shadow: bool
-    """Whether the challenger is to answer unseen beside the champion from now on."""
-
-
-class RolloutState(Value):
-    """Where a rollout stands. Everything that a later tick needs, and JSON both ways."""
-
-    rollout_id: str
-    model_name: Slug
-    champion: Arm
-    challenger: Arm
-    policy: RolloutPolicy
-    """As it was when the rollout began."""
-    created_at: str
-    step: int = 0
-    """Position in `policy.steps`."""
-    tick: int = 0
-    """Ticks so far; 0 is the start."""
-    ticks_in_step: int = 0
-    mismatched_ticks: int = 0
-    """Consecutive ticks that found the traffic divided wrongly."""
-    status: RolloutStatus = "running"
-    latest: Decision | None = None
-    """Of the last tick; None before the first."""
-    history: tuple[Decision, ...] = ()
-    """Decisions that changed something: steps that ended, pauses, and how it all ended."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether the state is terminal."""
-        return self.status in ("promoted", "rolled_back", "aborted")
-
-    @property
-    def weight(self) -> float:
-        """Percent of requests that the challenger gets now; 0 when the rollout ended without promotion."""
-        return 0.0 if self.status in ("rolled_back", "aborted") else self.policy.steps[self.step]
-
-    @property
-    def shadow(self) -> bool:
-        """Whether the challenger answers unseen beside the champion now."""
-        return not self.finished and self.weight == 0.0
 
 
 def start(
@@ -123,111 +71,132 @@ def tick(
     if state.finished:
         assert state.latest is not None
         return state, state.latest
-    weight = policy.steps[state.step]
+    weight = policy.weights[state.step]
     checks = rollout_checks(observation, weight, policy)
     mismatched = state.mismatched_ticks + 1 if _verdicts(checks)["sample_ratio"] is Verdict.FAIL else 0
-    waited = state.ticks_in_step + 1
-    verdict, reason = _judge(state.step, observation, checks, mismatched, policy)
-    status = _STATUS[verdict]
-    if verdict == "hold" and waited >= policy.max_ticks_per_step:
-        verdict, status, reason = _overdue(waited, reason, policy)
-    step = state.step + 1 if verdict == "advance" else state.step
-    moved = state.model_copy(
-        update={
-            "step": step,
-            "tick": state.tick + 1,
-            "ticks_in_step": 0 if verdict == "advance" else waited,
-            "mismatched_ticks": mismatched,
-            "status": status,
-        }
-    )
+    found = _judge(state, observation, checks, mismatched, policy, now)
+    moved = _moved(state, found, mismatched)
     decision = Decision(
         tick=moved.tick,
         at=now,
         judged_weight=weight,
-        verdict=verdict,
-        reason=reason,
+        verdict=found.verdict,
+        reason=found.reason,
+        actor=_actor(state) if found.ordered else None,
         checks=checks,
         rows=_rows(observation),
         weight=moved.weight,
         shadow=moved.shadow,
     )
-    return _recorded(state, moved, decision), decision
+    changed = moved.status != state.status or moved.step != state.step
+    return moved.followed_by(decision) if changed else moved.model_copy(update={"latest": decision}), decision
 
 
-def abort(state: RolloutState, reason: str, now: str) -> RolloutState:
-    """End the rollout on a person's word: the challenger gets no more traffic. A finished one stays as it is."""
-    if state.finished:
-        return state
-    ended = state.model_copy(update={"tick": state.tick + 1, "status": "aborted"})
-    decision = Decision(
-        tick=ended.tick,
-        at=now,
-        judged_weight=state.policy.steps[state.step],
-        verdict="roll_back",
-        reason=f"aborted: {reason}",
-        rows=state.latest.rows if state.latest else {"champion": 0, "challenger": 0},
-        weight=0.0,
-        shadow=False,
-    )
-    return _recorded(state, ended, decision)
+@dataclass(frozen=True)
+class _Judgement:
+    """What a tick found, before it is written into the state."""
 
-
-_STATUS: dict[RolloutVerdict, RolloutStatus] = {
-    "advance": "running",
-    "hold": "running",
-    "roll_back": "rolled_back",
-    "promote": "promoted",
-}
+    verdict: RolloutVerdict
+    reason: str
+    status: RolloutStatus
+    waits_passed: int
+    pausing_since: str | None = None
+    ticks_in_step: int = 0
+    ordered: bool = False
+    """Whether a person's order was carried out by it."""
 
 
 def _judge(
-    step: int, observation: Observation, checks: tuple[Check, ...], mismatched: int, policy: RolloutPolicy
-) -> tuple[RolloutVerdict, str]:
-    weight = policy.steps[step]
-    details = {check.name: check.detail for check in checks}
-    verdicts = _verdicts(checks)
+    state: RolloutState,
+    observation: Observation,
+    checks: tuple[Check, ...],
+    mismatched: int,
+    policy: RolloutPolicy,
+    now: str,
+) -> _Judgement:
+    last = state.step == len(policy.steps) - 1
+    if ended := _harm(checks, mismatched, policy):
+        return _Judgement("roll_back", ended, "rolled_back", state.waits_passed)
+    if interrupted := _wrong_division(checks) if mismatched else observation.unserved:
+        return _interrupted(state, interrupted, policy)
+    if state.skip:
+        return _as_ordered(state, policy, last)
+    wait = pending_wait(state, observation, checks, policy, now)
+    if wait.pausing_since is not None:
+        status: RolloutStatus = "paused" if wait.for_a_person else "running"
+        return _Judgement("hold", wait.reason, status, wait.passed, wait.pausing_since, state.ticks_in_step)
+    missing = wait.reason or missing_evidence(state.step, observation, checks, policy)
+    if missing:
+        return _unsettled(state, missing, policy, wait.passed)
+    weight = policy.weights[state.step]
+    if last:
+        proof = f"as good as the champion: {_detail(checks, 'accuracy')}"
+        return _Judgement("promote", proof, "promoted", wait.passed)
+    going = f"no harm at {named(weight)}; going to {named(policy.weights[state.step + 1])}"
+    return _Judgement("advance", going, "running", 0)
+
+
+def _harm(checks: tuple[Check, ...], mismatched: int, policy: RolloutPolicy) -> str:
+    """Say why the rollout has to end at once, or nothing. Wrongly divided traffic proves nothing else."""
     if mismatched:
-        patient = mismatched < policy.sample_ratio_patience
-        return "hold" if patient else "roll_back", f"traffic is divided wrongly: {details['sample_ratio']}"
+        return _wrong_division(checks) if mismatched >= policy.sample_ratio_patience else ""
     for check in checks:
         if check.name.startswith(_HARM) and check.verdict is Verdict.FAIL:
-            return "roll_back", f"harm proven by {check.name}: {check.detail}"
-    if missing := _missing_traffic(observation, weight, policy.min_rows_per_arm):
-        return "hold", missing
-    if verdicts["feedback"] is not Verdict.PASS:
-        return "hold", f"accuracy cannot be judged: {details['feedback']}"
-    last = step == len(policy.steps) - 1
-    if (last or policy.steps[step + 1] == 100.0) and verdicts["accuracy"] is not Verdict.PASS:
-        return "hold", f"accuracy within the margin is not proven yet: {details['accuracy']}"
-    if last:
-        return "promote", f"as good as the champion: {details['accuracy']}"
-    return "advance", f"no harm at {_name(weight)}; going to {_name(policy.steps[step + 1])}"
+            return f"harm proven by {check.name}: {check.detail}"
+    return ""
 
 
-def _missing_traffic(observation: Observation, weight: float, min_rows: int) -> str | None:
-    rows = {
-        "champion": champion_reference(observation, weight).rows,
-        "challenger": observation.at(weight).challenger.rows,
-    }
-    missing = [f"{num} of the {arm}" for arm, num in rows.items() if num < min_rows]
-    if not missing:
-        return None
-    return f"too few rows at {_name(weight)}: {' and '.join(missing)}; wanted {min_rows} of each"
+def _as_ordered(state: RolloutState, policy: RolloutPolicy, last: bool) -> _Judgement:
+    reason = next(decision.reason for decision in reversed(state.history) if decision.verdict == "skip")
+    if last or state.skip == "rollout":
+        return _Judgement("promote", f"no harm proven, and {reason}", "promoted", state.waits_passed, ordered=True)
+    going = f"no harm proven, and {reason}; going to {named(policy.weights[state.step + 1])}"
+    return _Judgement("advance", going, "running", 0, ordered=True)
 
 
-def _overdue(waited: int, reason: str, policy: RolloutPolicy) -> tuple[RolloutVerdict, RolloutStatus, str]:
-    """Say what becomes of a step that is still not settled after `waited` ticks."""
+def _interrupted(state: RolloutState, reason: str, policy: RolloutPolicy) -> _Judgement:
+    """Hold for what has to be mended outside; a planned pause stays the pause that it is."""
+    if state.pausing_since is None:
+        return _unsettled(state, reason, policy, state.waits_passed)
+    return _Judgement("hold", reason, state.status, state.waits_passed, state.pausing_since, state.ticks_in_step)
+
+
+def _unsettled(state: RolloutState, reason: str, policy: RolloutPolicy, passed: int) -> _Judgement:
+    """Hold for want of evidence; say what becomes of a step that wants it for too long."""
+    waited = state.ticks_in_step + 1
+    if waited < policy.max_ticks_per_step:
+        return _Judgement("hold", reason, "running", passed, None, waited)
+    late = f"not settled after {waited} ticks"
     if waited >= policy.max_ticks_per_step + policy.max_paused_ticks:
-        return "roll_back", "rolled_back", f"not settled after {waited} ticks: {reason}"
-    return "hold", "paused", f"not settled after {waited} ticks, a person should look: {reason}"
+        return _Judgement("roll_back", f"{late}: {reason}", "rolled_back", passed, None, waited)
+    return _Judgement("hold", f"{late}, a person should look: {reason}", "paused", passed, None, waited)
 
 
-def _recorded(before: RolloutState, after: RolloutState, decision: Decision) -> RolloutState:
-    """Return `after` with the decision as its latest, and in its history if it changed something."""
-    changed = after.status != before.status or after.step != before.step
-    history = (*before.history, decision) if changed else before.history
-    return after.model_copy(update={"latest": decision, "history": history})
+def _moved(state: RolloutState, found: _Judgement, mismatched: int) -> RolloutState:
+    return state.model_copy(
+        update={
+            "step": state.step + 1 if found.verdict == "advance" else state.step,
+            "tick": state.tick + 1,
+            "ticks_in_step": found.ticks_in_step,
+            "mismatched_ticks": mismatched,
+            "waits_passed": found.waits_passed,
+            "pausing_since": found.pausing_since,
+            "skip": None if found.ordered and state.skip == "step" else state.skip,
+            "status": found.status,
+        }
+    )
+
+
+def _actor(state: RolloutState) -> str | None:
+    return next((decision.actor for decision in reversed(state.history) if decision.verdict == "skip"), None)
+
+
+def _wrong_division(checks: tuple[Check, ...]) -> str:
+    return f"traffic is divided wrongly: {_detail(checks, 'sample_ratio')}"
+
+
+def _detail(checks: tuple[Check, ...], name: str) -> str:
+    return next(check.detail for check in checks if check.name == name)
 
 
 def _verdicts(checks: tuple[Check, ...]) -> dict[str, Verdict]:
@@ -239,7 +208,3 @@ def _rows(observation: Observation) -> dict[str, int]:
         "champion": sum(step.champion.rows for step in observation.steps),
         "challenger": sum(step.challenger.rows for step in observation.steps),
     }
-
-
-def _name(weight: float) -> str:
-    return "shadow" if weight == 0.0 else f"{weight:g} %"

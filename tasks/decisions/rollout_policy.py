@@ -1,10 +1,13 @@
 """What a rollout may do to find out whether the challenger is as good as the champion."""
 
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from tasks.contracts.value import Value
+from tasks.decisions.rollout_steps import Step, Steps, write_steps
+
+_DEFAULT_WEIGHTS = (0.0, 1.0, 5.0, 25.0, 50.0, 100.0)
 
 
 class RolloutPolicy(Value):
@@ -15,10 +18,13 @@ class RolloutPolicy(Value):
     probability 5 % at most, over all ticks of the rollout together.
     """
 
-    steps: tuple[float, ...] = Field(
-        default=(0.0, 1.0, 5.0, 25.0, 50.0, 100.0),
+    steps: Steps = Field(
+        default=tuple(Step(weight=weight) for weight in _DEFAULT_WEIGHTS),
         min_length=1,
-        description="The challenger's share of requests, percent; 0 is shadow: it answers unseen beside the champion.",
+        description="The challenger's share of requests, percent; 0 is shadow: it answers unseen beside the champion. "
+        "Or objects as in Argo Rollouts: {setWeight: 5}, {shadow: {}}, {pause: {}}, {pause: {duration: 10m}}, "
+        "{analysis: {proven: [errors], min_rows_per_arm: 2000}}.",
+        json_schema_extra={"default": list(_DEFAULT_WEIGHTS)},
     )
     min_rows_per_arm: int = Field(
         default=300, ge=1, description="Rows of each arm that a step must see before the next one may begin."
@@ -58,14 +64,22 @@ class RolloutPolicy(Value):
         default=60, ge=0, description="Ticks that it then waits, judging on, before it rolls back."
     )
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The challenger's percents in order."""
+        return tuple(step.weight for step in self.steps)
+
+    @field_serializer("steps")
+    def _in_the_notation_of_users(self, steps: tuple[Step, ...]) -> list[float | dict[str, Any]]:
+        return write_steps(steps)
+
     @model_validator(mode="after")
     def _steps_can_settle_it(self) -> Self:
-        if any(not 0.0 <= weight <= 100.0 for weight in self.steps):
-            raise ValueError(f"steps {self.steps} must lie between 0 and 100 percent")
-        if any(later <= earlier for earlier, later in zip(self.steps, self.steps[1:], strict=False)):
-            raise ValueError(f"steps {self.steps} must rise; every weight is used once")
-        if self.steps[0] == 100.0:
-            raise ValueError("steps (100) compare nothing: at 100 percent the champion answers no request; begin lower")
+        shown = f"steps ({', '.join(f'{weight:g}' for weight in self.weights)})"
+        if any(later <= earlier for earlier, later in zip(self.weights, self.weights[1:], strict=False)):
+            raise ValueError(f"{shown} must rise; every weight is used once")
+        if self.weights[0] == 100.0:
+            raise ValueError(f"{shown} compare nothing: at 100 percent the champion answers no request; begin lower")
         if any(not 0.0 < quantile < 1.0 for quantile in self.latency_quantiles):
             raise ValueError(f"latency_quantiles {self.latency_quantiles} must lie between 0 and 1; 0.95 is p95")
         return self

@@ -50,7 +50,7 @@ def promote(
         ModelError: verification keys are configured and the version is not signed by one of them.
         StaleChampionError: another champion came meanwhile, or this report's promotion was undone since.
     """
-    report = _passed_report(services, gate_report_digest, model_name)
+    report = passed_report(services, gate_report_digest, model_name)
     registered = _digest_of(services.registry.version(model_name, version))
     if registered != report.candidate:
         raise GateError(
@@ -137,21 +137,12 @@ def rollback(
         return _append_and_follow(services, entry)
 
 
-def _append_and_follow(services: Services, entry: LedgerEntry) -> LedgerEntry:
-    require_signature(services, entry.model_name, entry.candidate)
-    appended = services.ledger.append(entry)
-    champion = follow_ledger(services, entry.model_name).champion
-    announce_ledger(services, entry.model_name, entry.created_at)
-    if champion.candidate != appended.candidate:
-        raise StaleChampionError(
-            f"{appended.candidate[:12]} became champion of {entry.model_name} as entry {appended.sequence} on this "
-            f"evidence already, and entry {champion.sequence} ({champion.action} by {champion.actor}: "
-            f"{champion.reason}) has replaced it since. Gate it again for new evidence."
-        )
-    return appended
+def passed_report(services: Services, digest: Digest, model_name: str) -> GateReport:
+    """Return the gate report that a promotion is to rest on.
 
-
-def _passed_report(services: Services, digest: Digest, model_name: str) -> GateReport:
+    Raises:
+        GateError: it did not pass, is about another model, or is no gate report.
+    """
     data = services.artifacts.get(digest)
     try:
         report = GateReport.model_validate_json(data)
@@ -166,6 +157,20 @@ def _passed_report(services: Services, digest: Digest, model_name: str) -> GateR
             f"({', '.join(unmet) or 'no checks'}); only PASS can be promoted"
         )
     return report
+
+
+def _append_and_follow(services: Services, entry: LedgerEntry) -> LedgerEntry:
+    require_signature(services, entry.model_name, entry.candidate)
+    appended = services.ledger.append(entry)
+    champion = follow_ledger(services, entry.model_name).champion
+    announce_ledger(services, entry.model_name, entry.created_at)
+    if champion.candidate != appended.candidate:
+        raise StaleChampionError(
+            f"{appended.candidate[:12]} became champion of {entry.model_name} as entry {appended.sequence} on this "
+            f"evidence already, and entry {champion.sequence} ({champion.action} by {champion.actor}: "
+            f"{champion.reason}) has replaced it since. Gate it again for new evidence."
+        )
+    return appended
 
 
 def _digest_of(registered: RegisteredVersion) -> Digest:

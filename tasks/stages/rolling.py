@@ -9,6 +9,7 @@ is void: the route is left to the new champion, and the next tick ends the rollo
 """
 
 import uuid
+from dataclasses import replace
 
 from tasks.adapters.route_store import RouteStore, VersionedRoute
 from tasks.adapters.traffic import TrafficLog
@@ -47,7 +48,7 @@ def begin_rollout(
         latest = latest_record(services, model_name)
         if latest is not None and not latest.state.finished:
             return _same_challenger(latest, challenger)
-        if latest is not None and not _is_settled(services, latest):
+        if latest is not None and not is_settled(services, latest):
             # its process died between deciding and acting
             if challenger is None or _is_of(latest, challenger):
                 return latest  # the caller settles it
@@ -97,16 +98,23 @@ def follow_state(services: Services, record: RolloutRecord) -> RolloutRecord:
 
 
 def observe(services: Services, log: TrafficLog, record: RolloutRecord) -> Observation:
-    """Count the rollout's traffic so far."""
-    current = RouteStore(services.documents, services.settings.store_root).current(record.state.model_name)
+    """Count the rollout's traffic so far, and say whether every live gateway serves its newest route.
+
+    A row counts under the weight of the route version that it was answered under, so a gateway that is behind
+    puts no row to the wrong weight; but the step has not truly begun while there is one.
+    """
+    routes = RouteStore(services.documents, services.settings.store_root)
+    model_name = record.state.model_name
+    current = routes.current(model_name)
     assert current is not None, "the route was published before traffic is observed"
-    return log.observe(
-        record.state.model_name,
+    seen = log.observe(
+        model_name,
         record.state.rollout_id,
         {int(version): weight for version, weight in record.weights.items()},
         task=current.route.signature.task,
         correct_within=record.state.policy.correct_within,
     )
+    return replace(seen, unserved=routes.why_unserved(model_name, current.version))
 
 
 def advance(services: Services, record: RolloutRecord, observation: Observation, now: str) -> RolloutRecord:
@@ -115,7 +123,7 @@ def advance(services: Services, record: RolloutRecord, observation: Observation,
     When another process recorded this tick first (a second ticker, an abort), its record counts. When another
     champion came since the rollout began, it is aborted, whatever was observed.
     """
-    if _is_superseded(services, record):
+    if not record.state.finished and _is_superseded(services, record):
         state = rollout.abort(record.state, "another version became champion meanwhile", now)
     else:
         state, _ = rollout.tick(record.state, observation, record.state.policy, now)
@@ -129,50 +137,63 @@ def advance(services: Services, record: RolloutRecord, observation: Observation,
     return moved
 
 
-def abort_rollout(services: Services, model_name: Slug, reason: str, now: str) -> RolloutRecord:
-    """End the running rollout and give all traffic back to the champion.
-
-    Raises:
-        UserError: no rollout of the model is running.
-    """
-    latest = latest_record(services, model_name)
-    if latest is None or latest.state.finished:
-        raise UserError(
-            f"no rollout of {model_name} is running; `stillhouse rollout status {model_name}` shows the last"
-        )
-    ended = latest.model_copy(update={"state": rollout.abort(latest.state, reason, now)})
-    try:
-        append_record(services, ended)
-    except DocumentConflictError:
-        return abort_rollout(services, model_name, reason, now)  # a tick came between; abort after it
-    _take_alias(services, ended.state)  # here too: a rollout that never had a route counts as settled
-    settle(services, ended, "rollout", now)
-    return ended
-
-
 def settle(services: Services, record: RolloutRecord, actor: str, now: str) -> None:
-    """Act on a finished rollout, once: promote the challenger, or take it off the route and its alias away."""
+    """Act on a finished rollout, once: promote the challenger, or take it off the route and its alias away.
+
+    What counts is how the rollout is recorded by now: it may have been aborted since `record` was read.
+    """
+    assert record.state.finished, "only a finished rollout is settled"
+    model_name = record.state.model_name
+    with services.locks.hold(settlement_lock(model_name)):
+        newest = latest_record(services, model_name)
+        if newest is not None and newest.state.rollout_id == record.state.rollout_id:
+            record = newest
+        if is_settled(services, record):
+            if record.state.status != "promoted" and not record.weights:
+                _take_alias(services, record.state)  # it never had a route that could tell that this was done
+            reconcile(services, model_name)
+        elif record.state.status == "promoted":
+            _promote(services, record, actor, now)
+        else:
+            _take_alias(services, record.state)
+            _give_back(services, record)  # last: the route tells that all is done
+            announce_ledger(services, model_name, now)
+
+
+def settlement_lock(model_name: str) -> str:
+    """Name the lock under which a finished rollout has its effect, or is aborted before it has."""
+    return f"settlement/{model_name}"
+
+
+def is_settled(services: Services, record: RolloutRecord) -> bool:
+    """Tell whether a finished rollout has had its effect, or cannot have it any more, whatever happened since."""
     state = record.state
-    assert state.finished, "only a finished rollout is settled"
-    if _is_settled(services, record):
-        reconcile(services, state.model_name)
-        return
     if state.status == "promoted":
-        assert state.latest is not None
-        promote(
-            services,
-            record.gate_report,
-            state.model_name,
-            state.challenger.version,
-            actor,
-            f"rollout {state.rollout_id[:12]}: {state.latest.reason}",
-            state.champion.digest,
-            now,
-        )
-        return
-    _take_alias(services, state)
-    _give_back(services, record)  # last: the route tells that all is done
-    announce_ledger(services, state.model_name, now)
+        return was_promoted(services, record) or _is_superseded(services, record)
+    current = RouteStore(services.documents, services.settings.store_root).current(state.model_name)
+    return current is None or current.route.rollout_id != state.rollout_id
+
+
+def _take_alias(services: Services, state: RolloutState) -> None:
+    """Take the challenger's alias from the rollout's challenger, if it is still its."""
+    challenger = services.registry.version_of(state.model_name, CHALLENGER_ALIAS)
+    if challenger is not None and challenger.version == state.challenger.version:
+        services.registry.delete_alias(state.model_name, CHALLENGER_ALIAS)
+
+
+def _promote(services: Services, record: RolloutRecord, actor: str, now: str) -> None:
+    state = record.state
+    assert state.latest is not None
+    promote(
+        services,
+        record.gate_report,
+        state.model_name,
+        state.challenger.version,
+        state.latest.actor or actor,
+        f"rollout {state.rollout_id[:12]}: {state.latest.reason}",
+        state.champion.digest,
+        now,
+    )
 
 
 def _publish(routes: RouteStore, record: RolloutRecord, current: VersionedRoute | None) -> VersionedRoute:
@@ -212,18 +233,12 @@ def _route_lock(model_name: str) -> str:
 def _give_back(services: Services, record: RolloutRecord) -> None:
     routes = RouteStore(services.documents, services.settings.store_root)
     with services.locks.hold(_route_lock(record.state.model_name)):
-        if _is_settled(services, record):
+        if is_settled(services, record):
             return
         if _is_superseded(services, record):
             reconcile(services, record.state.model_name)
         else:
             _publish(routes, record, routes.current(record.state.model_name))
-
-
-def _take_alias(services: Services, state: RolloutState) -> None:
-    challenger = services.registry.version_of(state.model_name, CHALLENGER_ALIAS)
-    if challenger is not None and challenger.version == state.challenger.version:
-        services.registry.delete_alias(state.model_name, CHALLENGER_ALIAS)
 
 
 def _same_challenger(latest: RolloutRecord, challenger: RegisteredVersion | None) -> RolloutRecord:
@@ -234,15 +249,6 @@ def _same_challenger(latest: RolloutRecord, challenger: RegisteredVersion | None
             f"{challenger.version} has to wait until it ends, or `stillhouse rollout abort {latest.state.model_name}`"
         )
     return latest
-
-
-def _is_settled(services: Services, record: RolloutRecord) -> bool:
-    """Tell whether a finished rollout has had its effect, or cannot have it any more, whatever happened since."""
-    state = record.state
-    if state.status == "promoted":
-        return was_promoted(services, record) or _is_superseded(services, record)
-    current = RouteStore(services.documents, services.settings.store_root).current(state.model_name)
-    return current is None or current.route.rollout_id != state.rollout_id
 
 
 def _is_superseded(services: Services, record: RolloutRecord) -> bool:

@@ -18,6 +18,11 @@ class RolloutRecord(Value):
     weights: dict[str, float]
     """Challenger's percent for every route version that this rollout has published, by the version as text."""
 
+    @property
+    def newest_route(self) -> int:
+        """Version of the route that the rollout published last; 0 before the first."""
+        return max((int(version) for version in self.weights), default=0)
+
 
 def latest_record(services: Services, model_name: Slug) -> RolloutRecord | None:
     """Return the newest record of the model's newest rollout, or None."""
@@ -61,6 +66,6 @@ def _shown(record: RolloutRecord) -> RolloutTick:
         weight=decision.judged_weight,
         verdict=decision.verdict,
         reason=decision.reason,
-        route_version=max((int(version) for version in record.weights), default=0),
+        route_version=record.newest_route,
         rows=decision.rows,
     )

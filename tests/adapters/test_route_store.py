@@ -123,3 +123,40 @@ def test_acknowledgements_names_the_file_when_it_is_damaged(routes, acknowledge,
 
     with pytest.raises(InfrastructureError, match=r"one\.json"):
         routes.acknowledgements("digits")
+
+
+def test_why_unserved_is_empty_when_every_live_replica_serves_the_version(routes, acknowledge):
+    acknowledge("one", 3)
+    acknowledge("two", 4)
+    acknowledge("gone", 1, age_s=LIVE_FOR.total_seconds() + 5)
+
+    assert routes.why_unserved("digits", 3) == ""
+    assert routes.wait_until_served("digits", 3, timeout_s=20) == ""
+
+
+def test_why_unserved_names_the_replicas_that_are_behind_or_cannot_load(routes, acknowledge):
+    acknowledge("one", 3)
+    acknowledge("two", 2)
+    acknowledge("three", 3, ready=False, message="artifact bbb is damaged")
+
+    reason = routes.wait_until_served("digits", 3, timeout_s=0)
+
+    assert "two at version 2" in reason
+    assert "three cannot: artifact bbb is damaged" in reason
+    assert "one" not in reason.partition(": ")[2]
+
+
+def test_why_unserved_says_so_when_no_replica_is_live(routes, acknowledge):
+    acknowledge("gone", 3, age_s=LIVE_FOR.total_seconds() + 5)
+
+    assert "no gateway serves route version 3 of digits: none has renewed" in routes.why_unserved("digits", 3)
+    assert "stillhouse serve" in routes.why_unserved("digits", 3)
+
+
+def test_wait_until_served_goes_on_when_a_replica_answers_later(routes, acknowledge):
+    acknowledge("one", 2)
+    later = threading.Timer(0.2, lambda: acknowledge("one", 3))
+    later.start()
+
+    assert routes.wait_until_served("digits", 3, timeout_s=20, poll_s=0.02) == ""
+    later.join()

@@ -15,7 +15,8 @@ from flows.cli import root
 from flows.cli.console import console, error_console
 from flows.dossiers import save_dossier
 from tasks.contracts.errors import GateError, PlanError, ServiceUnavailableError, StageFailedError, WorkerLostError
-from tasks.contracts.route import Arm
+from tasks.contracts.route import Arm, RouteAcknowledgement
+from tasks.contracts.verdict import GateReport, Verdict
 from tasks.decisions import rollout
 from tasks.decisions.experiment import ArmStats, Observation, StepTraffic
 from tasks.decisions.rollout import RolloutPolicy
@@ -238,6 +239,59 @@ def test_rollout_status_is_json_and_text_whatever_the_reason_and_the_bounds(
     assert "see [/ticket] 7" in shown.out
 
     assert call("rollout", "status", "digits", "--json").json["state"]["status"] == "aborted"
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> None:
+    """A rollout that waits for a person at its first step, and one gateway that serves its route."""
+    services = connect()
+    arms = Arm(digest="a" * 64, version=1), Arm(digest="b" * 64, version=2)
+    policy = RolloutPolicy(steps=[5, {"pause": {}}, 50])
+    state = rollout.start("r1", "digits", *arms, policy, "2026-01-01T00:00:00+00:00")
+    state, _ = rollout.tick(state, Observation(), policy, "2026-01-01T00:01:00+00:00")
+    report = GateReport(
+        model_name="digits", candidate_name="small", candidate="b" * 64, baseline="a" * 64, dataset="d" * 64,
+        plan="e" * 64, verdict=Verdict.PASS, checks=(), alpha=0.05, created_at="now",
+    )  # fmt: skip
+    digest = services.artifacts.put(report.canonical_json()).digest
+    record = RolloutRecord(state=state, gate_report=digest, weights={"2": 5.0})
+    services.ledger.append_tick("digits", "r1", 1, record.canonical_json())
+    heard = RouteAcknowledgement(
+        model_name="digits", replica="gw-1", route_version=2, ready=True, at="2026-01-01T00:00:00Z"
+    )
+    folder = services.settings.store_root / "acknowledgements" / "digits"
+    folder.mkdir(parents=True)
+    (folder / "gw-1.json").write_bytes(heard.canonical_json())
+
+
+def test_rollout_status_shows_a_pause_what_to_do_and_the_gateways(call: Callable[..., Ended], waiting: None) -> None:
+    shown = call("rollout", "status", "digits")
+
+    assert "digits: paused at 5 %" in shown.out
+    assert "Waits for a person: `stillhouse rollout resume digits`, `promote` or `abort`" in shown.out
+    assert "gw-1 serves version 2" in shown.out
+    assert "silent since then and taken for gone" in shown.out
+    assert [one["replica"] for one in call("rollout", "status", "digits", "--json").json["acknowledgements"]] == [
+        "gw-1"
+    ]
+
+
+def test_rollout_resume_and_promote_are_recorded_and_said(call: Callable[..., Ended], waiting: None) -> None:
+    resumed = call("rollout", "resume", "digits", "--reason", "looked [at] it", "--json").json
+    assert (resumed["state"]["status"], resumed["state"]["latest"]["verdict"]) == ("running", "resume")
+
+    promoted = call("rollout", "promote", "digits", "--full")
+    assert promoted.code == 0
+    assert "skips all that is left before promotion" in promoted.out
+    assert "The next tick acts on it" in promoted.out
+    assert "Gone past, though not proven: accuracy" in promoted.out
+    assert call("rollout", "status", "digits", "--json").json["state"]["skip"] == "rollout"
+
+
+def test_rollout_commands_end_with_2_when_no_rollout_is_running(call: Callable[..., Ended]) -> None:
+    for command in ("resume", "promote", "abort"):
+        ended = call("rollout", command, "digits")
+        assert (ended.code, "no rollout of digits is running" in ended.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -126,12 +126,12 @@ def test_tick_rolls_back_a_slow_challenger_at_its_first_callers_and_not_for_its_
     state, _ = run(Traffic(Model(latency_ms=5.0), seed=seed), rows_per_tick=4)
     assert state.status == "rolled_back"
     assert "harm proven by latency" in state.latest.reason
-    assert [decision.judged_weight for decision in state.history] == [0.0, state.policy.steps[1]]
+    assert [decision.judged_weight for decision in state.history] == [0.0, state.policy.weights[1]]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_tick_rolls_back_a_broken_challenger_without_a_shadow_step(seed):
-    policy = POLICY.model_copy(update={"steps": (5.0, 50.0)})
+    policy = RolloutPolicy(steps=(5, 50), min_rows_per_arm=100, accuracy_margin=0.03)
     state, _ = run(Traffic(Model(accuracy=0.1), seed=seed), rows_per_tick=40, policy=policy)
     assert state.status == "rolled_back"
     assert challenger_rows(state) <= 20

@@ -56,6 +56,17 @@ def test_infer_answers_as_the_protocol_says(gateway, site, models):
     assert reply.headers["x-stillhouse-request-id"] == "my-id"
 
 
+def test_a_model_is_not_denied_before_the_routes_were_read(start, site, models, make_body, monkeypatch):
+    monkeypatch.setattr("infra.gateway.routing.RouteWatcher.scan", lambda watcher: None)
+    site.route(site.put(models.linear()))
+    starting = start()
+
+    replies = [starting.infer(X[:1]), starting.http.get("/v2/models/digits/ready")]
+
+    assert [reply.status_code for reply in replies] == [503, 503]
+    assert "has not read its routes yet" in replies[0].json()["error"]
+
+
 def test_infer_makes_up_an_id_when_none_is_given(gateway):
     reply = gateway.infer(X[:1])
     assert reply.json()["id"] == reply.headers["x-stillhouse-request-id"] != ""

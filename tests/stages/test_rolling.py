@@ -1,6 +1,7 @@
 import shutil
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,13 @@ from promotion_world import NOW, World
 from tasks.adapters.route_store import RouteStore
 from tasks.adapters.traffic import TrafficLog
 from tasks.contracts.errors import DocumentConflictError, GateError, ModelError, UserError
+from tasks.contracts.route import RouteAcknowledgement
 from tasks.decisions.experiment import ArmStats, Observation, StepTraffic
 from tasks.decisions.rollout import RolloutPolicy
 from tasks.runtime.services import Services
 from tasks.stages.promoting import bootstrap, rollback
-from tasks.stages.rolling import (
-    abort_rollout,
-    advance,
-    begin_rollout,
-    follow_state,
-    observe,
-    settle,
-)
+from tasks.stages.rolling import advance, begin_rollout, follow_state, observe, settle
+from tasks.stages.rollout_commands import abort_rollout
 from tasks.stages.rollout_record import GATE_REPORT_TAG, RolloutRecord, latest_record, summarise
 
 POLICY = RolloutPolicy(steps=(5.0, 50.0), min_rows_per_arm=100, accuracy_margin=0.05)
@@ -56,7 +52,7 @@ def arm(error_rate: float = 0.0, num: int = 4000) -> ArmStats:
 def seen(record: RolloutRecord, *, challenger_errors: float = 0.0) -> Observation:
     """Plenty of traffic at every step so far, divided as the weight says."""
     steps = []
-    for weight in POLICY.steps[: record.state.step + 1]:
+    for weight in POLICY.weights[: record.state.step + 1]:
         num = round(8000 * weight / 100) * 10
         steps.append(StepTraffic(weight, arm(num=80_000 - num), arm(challenger_errors, num)))
     return Observation(tuple(steps))
@@ -124,6 +120,13 @@ def test_begin_rollout_refuses_a_third_version_while_one_is_running(world: World
 
     with pytest.raises(UserError, match="rollout of version 2 of digits is running; version 3 has to wait"):
         begin_rollout(world.services, "digits", POLICY, NOW)
+    assert world.state()["aliases"]["challenger"] == 3
+    with pytest.raises(UserError, match="stillhouse rollout abort digits"):
+        begin_rollout(world.services, "digits", POLICY, NOW, again=True)
+
+    abort_rollout(world.services, "digits", "for version 3", NOW)
+    assert world.state()["aliases"]["challenger"] == 3  # the waiting version's, not the aborted one's
+    assert drive(world.services).state.challenger.version == 3
 
 
 def test_begin_rollout_explains_when_there_is_no_challenger_no_champion_or_no_evidence(world: World) -> None:
@@ -240,8 +243,7 @@ def test_abort_rollout_gives_everything_back_when_nothing_was_routed_yet(world: 
 
     assert ended.state.status == "aborted"
     assert world.state() == KEPT
-    with pytest.raises(UserError, match="no rollout of digits is running"):
-        abort_rollout(world.services, "digits", "again", NOW)
+    assert abort_rollout(world.services, "digits", "again", NOW) == ended
 
 
 def test_abort_rollout_counts_when_a_tick_was_under_way(world: World) -> None:
@@ -305,7 +307,35 @@ def test_advance_takes_the_first_record_when_two_tick_at_once(world: World) -> N
 def test_observe_counts_nothing_when_no_traffic_came(world: World, tmp_path: Path) -> None:
     record = follow_state(world.services, begin_rollout(world.services, "digits", POLICY, NOW))
 
-    assert observe(world.services, TrafficLog(tmp_path / "traffic"), record) == Observation(())
+    seen = observe(world.services, TrafficLog(tmp_path / "traffic"), record)
+
+    assert seen.steps == ()
+    assert "no gateway serves route version 2 of digits" in seen.unserved
+
+
+def test_rollout_holds_until_every_live_gateway_serves_the_route(world: World, tmp_path: Path) -> None:
+    record = follow_state(world.services, begin_rollout(world.services, "digits", POLICY, NOW))
+
+    def look_after(**versions: int) -> RolloutRecord:
+        for replica, version in versions.items():
+            acknowledge(world, replica, version)
+        unserved = observe(world.services, TrafficLog(tmp_path / "traffic"), record).unserved
+        newest = follow_state(world.services, latest_record(world.services, "digits"))
+        return advance(world.services, newest, replace(seen(newest), unserved=unserved), NOW)
+
+    assert "no gateway serves route version 2 of digits" in look_after().state.latest.reason
+    held = look_after(one=2, two=1)
+    assert (held.state.weight, held.state.latest.verdict) == (5.0, "hold")
+    assert "not served by every gateway yet: two at version 1" in held.state.latest.reason
+    assert look_after(one=2, two=2).state.weight == 50.0
+
+
+def acknowledge(world: World, replica: str, version: int) -> None:
+    at = datetime.now(UTC).isoformat()
+    heard = RouteAcknowledgement(model_name="digits", replica=replica, route_version=version, ready=True, at=at)
+    path = world.root / "acknowledgements" / "digits" / f"{replica}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(heard.canonical_json())
 
 
 class Killed(BaseException):
