@@ -21,6 +21,15 @@ def serve(
     ] = False,
     store: Annotated[Path | None, typer.Option(help="Artifact and document store. Default: STILLHOUSE_STORE.")] = None,
     traffic: Annotated[Path | None, typer.Option(help="Prediction log. Default: STILLHOUSE_TRAFFIC.")] = None,
+    sample_inputs: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            envvar="STILLHOUSE_SAMPLE_INPUTS",
+            help="Share of the requests whose rows are logged as they came, for retraining; they may be personal data.",
+        ),
+    ] = 0.0,
 ) -> None:
     """Serve every model that has a route, until Ctrl-C or SIGTERM.
 
@@ -51,6 +60,7 @@ def serve(
             host=host,
             port=port,
             reuse_port=reuse_port,
+            sample_inputs=sample_inputs,
             **given,
         )
     except ValueError as error:

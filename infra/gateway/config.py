@@ -54,10 +54,23 @@ class GatewayConfig(BaseModel):
     flush_rows: int = Field(default=5000, ge=1, description="Rows after which a log segment is written.")
     flush_interval_s: float = Field(default=2.0, gt=0, description="Time after which a log segment is written.")
     buffer_bytes: int = Field(default=64 * 2**20, ge=1, description="Log records waiting in memory; more are lost.")
+    sample_inputs: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of the requests whose rows are logged as they came, for retraining; 0 logs none. The rows "
+        "may be personal data: see docs/retraining.md.",
+    )
+    input_buffer_bytes: int = Field(
+        default=64 * 2**20, ge=1, description="Sampled inputs waiting in memory; more are lost."
+    )
 
     @classmethod
     def from_environment(cls, **given: Any) -> Self:
-        """Take what is not given from STILLHOUSE_STORE, STILLHOUSE_TRAFFIC, STILLHOUSE_HOME and STILLHOUSE_REPLICA."""
+        """Take what is not given from the environment.
+
+        The variables are STILLHOUSE_STORE, _TRAFFIC, _HOME, _REPLICA and _SAMPLE_INPUTS.
+        """
         home = Path(os.environ.get("STILLHOUSE_HOME", ".stillhouse"))
         values: dict[str, Any] = {
             "store": os.environ.get("STILLHOUSE_STORE", home / "store"),
@@ -65,6 +78,8 @@ class GatewayConfig(BaseModel):
         }
         if replica := os.environ.get("STILLHOUSE_REPLICA"):
             values["replica"] = replica
+        if share := os.environ.get("STILLHOUSE_SAMPLE_INPUTS"):
+            values["sample_inputs"] = share
         values |= {name: value for name, value in given.items() if value is not None}
         config = cls.model_validate(values)
         anchored = {name: getattr(config, name).expanduser().resolve() for name in ("store", "traffic")}
