@@ -16,6 +16,7 @@ from tasks.contracts.value import Slug, Value
 from tasks.datasets import Source
 from tasks.decisions.early_stop import EarlyStop
 from tasks.decisions.gate_policy import Constraints, GatePolicy, why_quality_is_unguarded
+from tasks.decisions.retraining import RetrainingPolicy
 from tasks.decisions.rollout import RolloutPolicy
 from tasks.techniques import Technique
 from tasks.techniques.baseline import Baseline, LoadBaseline
@@ -69,6 +70,7 @@ class CompressionPlan(Value):
     gate: GatePolicy = GatePolicy()
     choose: Preference = Field(default="smallest", description="Which of the candidates that pass is registered.")
     rollout: Rollout = Rollout()
+    retraining: RetrainingPolicy = RetrainingPolicy()
 
     @property
     def seed_of_candidates(self) -> int:

@@ -11,6 +11,7 @@ from flows.cli import data, model, plan, rollout, runs
 from flows.cli.console import error_console
 from flows.cli.doctor import doctor
 from flows.cli.gate import gate
+from flows.cli.publish import publish
 from flows.cli.replay import replay
 from flows.cli.report import report
 from flows.cli.run import run
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command()(run)
 app.add_typer(plan.app, name="plan", help="Validate, show and suggest plans.")
 app.add_typer(data.app, name="data", help="Data sets and their versions.")
+data.app.command()(publish)
 app.command()(techniques)
 app.add_typer(runs.app, name="runs", help="Past runs.")
 app.add_typer(model.app, name="model", help="Registered models and artifacts.")

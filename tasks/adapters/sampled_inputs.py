@@ -77,7 +77,8 @@ def _inputs(root: Path, model_name: str, signature: ModelSignature) -> "pd.DataF
     frames = [table.to_pandas() for table in _segments(root / model_name / "inputs", signature)]
     if not frames:
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _EMPTY.items()})
-    return pd.concat(frames, ignore_index=True).sort_values(["at", "request_id", "row"], kind="stable")
+    rows: pd.DataFrame = pd.concat(frames, ignore_index=True)
+    return rows.sort_values(["at", "request_id", "row"], kind="stable")
 
 
 _EMPTY = {"request_id": "str", "row": "int64", "at": "datetime64[us, UTC]", "input": "object"}

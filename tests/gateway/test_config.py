@@ -35,7 +35,9 @@ def test_from_environment_takes_the_share_of_sampled_inputs_and_samples_none_wit
     assert GatewayConfig.from_environment(sample_inputs=0.0).sample_inputs == 0.0
 
 
-@pytest.mark.parametrize("wrong", [{"sample_inputs": 1.5}, {"replica": "../x"}, {"replica": ""}, {"port": 70000}, {"unknown": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"sample_inputs": 1.5}, {"replica": "../x"}, {"replica": ""}, {"port": 70000}, {"unknown": 1}]
+)
 def test_config_is_refused_when_a_value_is_wrong(wrong, tmp_path):
     with pytest.raises(ValidationError):
         GatewayConfig(**({"store": tmp_path, "traffic": tmp_path} | wrong))
