@@ -101,10 +101,12 @@ class CompressionPlan(Value):
 
     @model_validator(mode="after")
     def _baseline_can_be_made_anew(self) -> CompressionPlan:
-        if self.gate.data_splits and isinstance(self.baseline, LoadBaseline):
+        begun = isinstance(self.baseline, LoadBaseline) or self.baseline.train.warm_start is not None
+        if self.gate.data_splits and begun:
             raise ValueError(
-                "gate.data_splits wants the baseline trained anew on each split, but this plan loads it, and it has "
-                "seen rows that another split would test on; train the baseline in the plan, or set data_splits to 0"
+                "gate.data_splits wants the baseline trained anew on each split, but this plan loads it or its "
+                "weights, which have seen rows that another split would test on; train the baseline in the plan from "
+                "drawn weights, or set data_splits to 0"
             )
         return self
 
