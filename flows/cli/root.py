@@ -14,6 +14,7 @@ from flows.cli.gate import gate
 from flows.cli.publish import publish
 from flows.cli.replay import replay
 from flows.cli.report import report
+from flows.cli.retrain import retrain
 from flows.cli.run import run
 from flows.cli.serve import serve
 from flows.cli.techniques import techniques
@@ -48,6 +49,7 @@ app.command()(model.promote)
 app.add_typer(rollout.app, name="rollout", help="Move traffic to a challenger, and back.")
 app.command()(serve)
 app.command()(replay)
+app.command()(retrain)
 app.command()(report)
 app.command()(up)
 app.command()(doctor)

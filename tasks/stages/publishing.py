@@ -15,7 +15,7 @@ from tasks.adapters.expectations import validate
 from tasks.adapters.route_store import RouteStore
 from tasks.adapters.sampled_inputs import read_labelled_inputs
 from tasks.contracts.data import SplitName
-from tasks.contracts.errors import DataError, ModelError
+from tasks.contracts.errors import DataError, ModelError, TooFewRowsError
 from tasks.contracts.publication import PublishedData, published_name
 from tasks.contracts.registration import CHAMPION_ALIAS
 from tasks.contracts.value import Slug, sha256_hex
@@ -28,14 +28,10 @@ from tasks.datasets.source import RawTable
 from tasks.datasets.splits import check_composition, composition, split_rows
 from tasks.datasets.text_rows import readable_texts
 from tasks.runtime.documents import record_document
-from tasks.runtime.services import Services
+from tasks.runtime.services import Services, connect
 from tasks.stages.fetching import source_revision
 
 _SOURCE: TypeAdapter[Source] = TypeAdapter(Source)
-
-
-class TooFewRowsError(DataError):
-    """The batch holds fewer new rows than are worth a version."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +129,11 @@ def publish(
     record_document(services.documents, published_name(model_name), published.canonical_json())
     dvc.push(settings, services.locks)
     return published
+
+
+def publish_traffic(model_name: Slug, source: Source, seed: int, min_rows: int, now: str) -> PublishedData:
+    """Do as `find_or_publish` does, with the services of this process."""
+    return find_or_publish(connect(), model_name, source, seed, min_rows, now)
 
 
 def find_or_publish(

@@ -14,6 +14,7 @@ from tasks.adapters.route_store import RouteStore, VersionedRoute
 from tasks.adapters.traffic import TrafficLog
 from tasks.contracts.errors import DocumentConflictError, GateError, ModelError, UserError
 from tasks.contracts.registration import CHALLENGER_ALIAS, DIGEST_TAG
+from tasks.contracts.retraining import REASON_TAG
 from tasks.contracts.route import Arm, ModelSignature, Route
 from tasks.contracts.value import Digest, Slug
 from tasks.contracts.verdict import LedgerEntry
@@ -164,7 +165,7 @@ def settle(services: Services, record: RolloutRecord, actor: str, now: str) -> N
             state.model_name,
             state.challenger.version,
             actor,
-            f"rollout {state.rollout_id[:12]}: {state.latest.reason}",
+            f"rollout {state.rollout_id[:12]}: {state.latest.reason}{_why_retrained(services, state)}",
             state.champion.digest,
             now,
         )
@@ -222,6 +223,11 @@ def _take_alias(services: Services, state: RolloutState) -> None:
     challenger = services.registry.version_of(state.model_name, CHALLENGER_ALIAS)
     if challenger is not None and challenger.version == state.challenger.version:
         services.registry.delete_alias(state.model_name, CHALLENGER_ALIAS)
+
+
+def _why_retrained(services: Services, state: RolloutState) -> str:
+    reason = services.registry.version(state.model_name, state.challenger.version).tags.get(REASON_TAG)
+    return f"; retrained: {reason}" if reason else ""
 
 
 def _same_challenger(latest: RolloutRecord, challenger: RegisteredVersion | None) -> RolloutRecord:

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.adapters import dvc, dvc_publish
 from tasks.adapters.dvc import tracked_revision
-from tasks.contracts.errors import DataError, InfrastructureError
+from tasks.contracts.errors import DataError, InfrastructureError, TooFewRowsError
 from tasks.contracts.publication import published_name
 from tasks.datasets.npz import Npz
 from tasks.datasets.source import Expectations
@@ -17,7 +17,7 @@ from tasks.runtime.services import connect
 from tasks.runtime.settings import current_settings
 from tasks.stages import publishing
 from tasks.stages.fetching import prepare_dataset, source_revision
-from tasks.stages.publishing import Batch, TooFewRowsError, latest_published, publish, published_source
+from tasks.stages.publishing import Batch, latest_published, publish, published_source
 from tasks.stages.splits import load_split
 
 CHECKOUT = Path(__file__).parents[2]
