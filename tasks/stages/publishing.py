@@ -153,6 +153,7 @@ def find_or_publish(
         found = latest_published(services, model_name, source, seed)
         if found is None or _champion_tags(services, model_name).get("stillhouse.data_revision") == found.revision:
             raise
+        dvc.push(services.settings, services.locks)  # a process may have died before it did
         return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 
 from tasks.contracts.errors import DocumentConflictError, ModelError, RetrainingRefusedError, UserError
@@ -22,17 +22,14 @@ def single_flight(services: Services, model_name: Slug) -> Iterator[None]:
     Raises:
         RetrainingRefusedError: one is running.
     """
-    try:
-        lock = services.locks.hold(f"retrain/{model_name}", wait=False)
-        lock.__enter__()
-    except BlockingIOError as error:
-        raise RetrainingRefusedError(
-            f"a retraining of {model_name} is running; this one is not needed, or try again when that has ended"
-        ) from error
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(services.locks.hold(f"retrain/{model_name}", wait=False))
+        except BlockingIOError as error:
+            raise RetrainingRefusedError(
+                f"a retraining of {model_name} is running; this one is not needed, or try again when that has ended"
+            ) from error
         yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def unfinished(services: Services, model_name: Slug, plan: str, champion: Digest) -> RetrainingEntry | None:
