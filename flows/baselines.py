@@ -17,7 +17,7 @@ from tasks.export import export
 from tasks.load import load
 from tasks.runtime.documents import record_document
 from tasks.runtime.services import connect
-from tasks.stages.baselines import find_baseline
+from tasks.stages.baselines import find_baseline, find_start
 from tasks.techniques.baseline import LoadBaseline, TrainBaseline
 from tasks.train import train
 
@@ -37,7 +37,8 @@ def make_baseline(plan: CompressionPlan, data: DatasetRef) -> Baseline:
     """Train or load the baseline, export it, and evaluate it on the validation split."""
     match plan.baseline:
         case TrainBaseline(train=spec):
-            future = train.submit(spec, data, plan.seed)
+            start = find_start(spec.warm_start, plan.registered_name, connect()) if spec.warm_start else None
+            future = train.submit(spec, data, plan.seed, start)
         case LoadBaseline(load=place):
             future = load.submit(find_baseline(place, connect()), data)
     made = future.result()

@@ -12,7 +12,7 @@ from tasks.compress import compress
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.errors import UserError
 from tasks.contracts.evaluation import Quality
-from tasks.contracts.model import StageResult
+from tasks.contracts.model import ModelRef, StageResult
 from tasks.decisions.early_stop import EarlyStop
 from tasks.evaluate import evaluate
 from tasks.export import export
@@ -58,6 +58,11 @@ class Candidate:
     def quality(self) -> Quality:
         """Quality of the deployable model on the validation split."""
         return self.stages[-1].quality
+
+
+def served_model(model: ModelRef) -> StageResult:
+    """Return a model that no stage of this run made, such as the champion, as if one had."""
+    return StageResult(stage_key=f"served/{model.digest}", kind="served", model=model, seconds=0.0)
 
 
 @dataclass(frozen=True)

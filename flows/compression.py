@@ -8,7 +8,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from flows.baselines import describe_move, keep_baseline, make_baseline
-from flows.candidates import start_candidate
+from flows.candidates import served_model, start_candidate
 from flows.crossvalidation import cross_validate, draw_splits
 from flows.dossiers import save_dossier
 from flows.judging import choose_candidate, judge
@@ -16,6 +16,7 @@ from flows.lineage import lineage_of
 from flows.outcome import Outcome, make_dossier, models_to_time
 from flows.plan import CompressionPlan
 from flows.plan_warnings import plan_warnings
+from tasks.contracts.retraining import Retraining
 from tasks.contracts.run import RunDossier
 from tasks.evaluation.machine import current_machine
 from tasks.fetch import fetch
@@ -29,12 +30,15 @@ from tasks.track import track
 
 
 @flow(name="compress-model", flow_run_name="{plan.name} compression", persist_result=False)
-def compress_model(plan: CompressionPlan, pin_baseline: bool = False) -> RunDossier:
+def compress_model(
+    plan: CompressionPlan, pin_baseline: bool = False, retraining: Retraining | None = None
+) -> RunDossier:
     """Compress a model by every candidate chain of `plan`, judge the outcomes, and register the best that passes.
 
     Args:
         plan: What to do; validated as a whole before this starts.
         pin_baseline: Write the baseline's record to `baselines/<plan>.json`.
+        retraining: Why the model is trained anew, and the champion that a candidate must be as good as.
 
     Raises:
         UserError: data, baseline or plan are wrong.
@@ -42,10 +46,10 @@ def compress_model(plan: CompressionPlan, pin_baseline: bool = False) -> RunDoss
             So it does after SIGTERM or Ctrl-C, which end the running stages at once.
     """
     with stopping_with_run():
-        return _compress(plan, pin_baseline)
+        return _compress(plan, pin_baseline, retraining)
 
 
-def _compress(plan: CompressionPlan, pin_baseline: bool) -> RunDossier:
+def _compress(plan: CompressionPlan, pin_baseline: bool, retraining: Retraining | None) -> RunDossier:
     run_id, started_at = str(flow_run.id), datetime.now(UTC).isoformat(timespec="seconds")
     revision = source_revision(plan.dataset, connect().settings)
     data = fetch(plan.dataset, revision, plan.seed)
@@ -62,7 +66,8 @@ def _compress(plan: CompressionPlan, pin_baseline: bool) -> RunDossier:
     finished = [candidate for candidate in candidates if candidate.failure is None]
     outcomes = cross_validate(plan, splits, finished)
     timings = measure(models_to_time(baseline, candidates), data, current_machine(), plan.seed)
-    judged, baseline_tested = judge(plan, data, baseline, candidates, timings, outcomes, started_at)
+    champion = served_model(retraining.champion) if retraining else None
+    judged, baseline_tested = judge(plan, data, baseline, candidates, timings, outcomes, started_at, champion)
     dossier = make_dossier(
         Outcome(
             run_id=run_id,
@@ -76,7 +81,7 @@ def _compress(plan: CompressionPlan, pin_baseline: bool) -> RunDossier:
             judged=judged,
             chosen=choose_candidate(judged, data, timings, plan.choose),
             timings=timings,
-            lineage=lineage_of(plan, data, judged),
+            lineage=lineage_of(plan, data, judged, retraining),
             report=report_path(run_id),
         )
     )

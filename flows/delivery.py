@@ -16,6 +16,7 @@ from tasks.adapters.embedded_gateway import gateway
 from tasks.adapters.replay import ReplayResult, replay
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.errors import InfrastructureError
+from tasks.contracts.retraining import Retraining
 from tasks.contracts.run import RolloutSummary, RolloutTick, RunDossier
 from tasks.report import report
 from tasks.runtime.progress import announce
@@ -26,15 +27,19 @@ _UNCHANGED: tuple[RolloutSummary, tuple[RolloutTick, ...]] = (RolloutSummary(ver
 
 
 @flow(name="deliver-model", flow_run_name="{plan.name} delivery", persist_result=False)
-def deliver_model(plan: CompressionPlan, pin_baseline: bool = False) -> RunDossier:
+def deliver_model(
+    plan: CompressionPlan, pin_baseline: bool = False, retraining: Retraining | None = None
+) -> RunDossier:
     """Compress by the plan and, if a candidate passed, roll it out until it is promoted or rolled back.
+
+    The arguments are those of `compress_model`.
 
     Raises:
         UserError: data, baseline or plan are wrong.
         InfrastructureError: something outside failed for longer than retries last; a later run goes on from here.
     """
     announce("compressing")
-    dossier = compress_model(plan, pin_baseline=pin_baseline)
+    dossier = compress_model(plan, pin_baseline=pin_baseline, retraining=retraining)
     if dossier.record.registered is None:
         return dossier
     name = plan.registered_name

@@ -19,6 +19,7 @@ from tasks.contracts.evaluation import (
     SplitOutcome,
     TimingTable,
 )
+from tasks.contracts.model import StageResult
 from tasks.contracts.verdict import Verdict
 from tasks.decisions.pareto import Objective, choose, pareto_front
 from tasks.evaluate import evaluate
@@ -40,6 +41,7 @@ def judge(
     timings: TimingTable,
     splits: Mapping[str, tuple[SplitOutcome, ...]],
     created_at: str,
+    champion: StageResult | None = None,
 ) -> tuple[tuple[Judged, ...], Quality]:
     """Gate every finished candidate on the test split, which is read here and nowhere before.
 
@@ -53,6 +55,7 @@ def judge(
         timings: of all models, in one table.
         splits: what the chains of finished candidates reach on other data splits, by name.
         created_at: start of the run, UTC, ISO 8601.
+        champion: the model that serves, which the outcome of a retraining has to do as well as.
 
     Returns:
         The candidates with the gate's answers, and the baseline's quality on the test split.
@@ -61,6 +64,7 @@ def judge(
     front = pareto_front(_points(finished, data, timings), _objectives(data))
     number = look(data, [one.deployed.model.digest for one in finished], created_at) if finished else 1
     reference, measured = _measured_on_test(plan, data, baseline, finished, timings, splits)
+    serving = None if champion is None else evaluate(champion, baseline.deployed, data, "test")
     reports = {
         name: gate.submit(
             name,
@@ -74,6 +78,7 @@ def judge(
             plan.registered_name,
             plan.value_digest(),
             created_at,
+            serving,
         )
         for name, evidence in measured.items()
     }

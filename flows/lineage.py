@@ -10,10 +10,13 @@ from pathlib import Path
 from flows.outcome import Judged
 from flows.plan import CompressionPlan
 from tasks.contracts.data import DatasetRef
+from tasks.contracts.retraining import Retraining
 from tasks.runtime.source import source_digest
 
 
-def lineage_of(plan: CompressionPlan, data: DatasetRef, judged: Sequence[Judged]) -> dict[str, str]:
+def lineage_of(
+    plan: CompressionPlan, data: DatasetRef, judged: Sequence[Judged], retraining: Retraining | None = None
+) -> dict[str, str]:
     """Return names and values that lead from a registered version back to all that it was made from."""
     lineage = {
         "stillhouse.version": version("stillhouse"),
@@ -24,6 +27,7 @@ def lineage_of(plan: CompressionPlan, data: DatasetRef, judged: Sequence[Judged]
         "stillhouse.data_revision": data.revision,
         "stillhouse.seed": str(plan.seed),
     }
+    lineage |= retraining.lineage if retraining else {}
     commit = _commit()
     if commit:
         lineage["stillhouse.commit"] = commit

@@ -16,6 +16,7 @@ from tasks.contracts.value import Slug, Value
 from tasks.datasets import Source
 from tasks.decisions.early_stop import EarlyStop
 from tasks.decisions.gate_policy import Constraints, GatePolicy, why_quality_is_unguarded
+from tasks.decisions.retraining import RetrainingPolicy
 from tasks.decisions.rollout import RolloutPolicy
 from tasks.techniques import Technique
 from tasks.techniques.baseline import Baseline, LoadBaseline
@@ -69,6 +70,7 @@ class CompressionPlan(Value):
     gate: GatePolicy = GatePolicy()
     choose: Preference = Field(default="smallest", description="Which of the candidates that pass is registered.")
     rollout: Rollout = Rollout()
+    retraining: RetrainingPolicy = RetrainingPolicy()
 
     @property
     def seed_of_candidates(self) -> int:
@@ -99,10 +101,12 @@ class CompressionPlan(Value):
 
     @model_validator(mode="after")
     def _baseline_can_be_made_anew(self) -> CompressionPlan:
-        if self.gate.data_splits and isinstance(self.baseline, LoadBaseline):
+        begun = isinstance(self.baseline, LoadBaseline) or self.baseline.train.warm_start is not None
+        if self.gate.data_splits and begun:
             raise ValueError(
-                "gate.data_splits wants the baseline trained anew on each split, but this plan loads it, and it has "
-                "seen rows that another split would test on; train the baseline in the plan, or set data_splits to 0"
+                "gate.data_splits wants the baseline trained anew on each split, but this plan loads it or its "
+                "weights, which have seen rows that another split would test on; train the baseline in the plan from "
+                "drawn weights, or set data_splits to 0"
             )
         return self
 

@@ -1,7 +1,7 @@
 """Judge one candidate on the test split."""
 
 from tasks.contracts.data import DatasetRef
-from tasks.contracts.evaluation import Measured
+from tasks.contracts.evaluation import Measured, Quality
 from tasks.contracts.verdict import StoredGateReport
 from tasks.decisions.gate_policy import Constraints, GatePolicy
 from tasks.runtime.stage import run_stage, stage_task
@@ -21,6 +21,7 @@ def gate(
     model_name: str,
     plan_digest: str,
     created_at: str,
+    champion: Quality | None = None,
 ) -> StoredGateReport:
     """Hold the candidate's evidence against the plan's constraints and store the report."""
     return run_stage(
@@ -36,4 +37,5 @@ def gate(
         model_name=model_name,
         plan_digest=plan_digest,
         created_at=created_at,
+        champion=champion,
     )

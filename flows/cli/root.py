@@ -12,8 +12,10 @@ from flows.cli.console import error_console
 from flows.cli.doctor import doctor
 from flows.cli.gate import gate
 from flows.cli.model_changing import promote
+from flows.cli.publish import publish
 from flows.cli.replay import replay
 from flows.cli.report import report
+from flows.cli.retrain import retrain
 from flows.cli.run import run
 from flows.cli.serve import serve
 from flows.cli.techniques import techniques
@@ -40,6 +42,7 @@ app = typer.Typer(
 app.command()(run)
 app.add_typer(plan.app, name="plan", help="Validate, show and suggest plans.")
 app.add_typer(data.app, name="data", help="Data sets and their versions.")
+data.app.command()(publish)
 app.command()(techniques)
 app.add_typer(runs.app, name="runs", help="Past runs.")
 app.add_typer(model.app, name="model", help="Registered models and artifacts.")
@@ -51,6 +54,7 @@ app.command()(serve)
 app.add_typer(webhooks.app, name="webhooks", help="Events from MLflow.")
 app.command()(replay)
 app.command()(watch)
+app.command()(retrain)
 app.command()(report)
 app.command()(up)
 app.command()(doctor)

@@ -32,9 +32,8 @@ def run(
     with `rollout.replay` also brings its own traffic. Exit codes: 0 a candidate passed (and was promoted, if it
     was rolled out), 1 gate failed or inconclusive or rolled back, 2 bad input, 3 infrastructure.
     """
-    from flows.cli.console import console, error_console
+    from flows.cli.console import error_console
     from flows.cli.progress import shown_progress
-    from flows.cli.summary import summary
     from flows.plan import load_plan
     from flows.plan_warnings import plan_warnings
     from tasks.adapters.mlflow_connection import import_in_background
@@ -53,12 +52,20 @@ def run(
     process = deliver_model if rollout else compress_model
     with shown_progress(loaded.name):
         dossier = process(loaded, pin_baseline=pin_baseline)
+    show_outcome(dossier, json_file)
+    raise typer.Exit(0 if succeeded(dossier) else EXIT_GATE)
+
+
+def show_outcome(dossier: "RunDossier", json_file: Path | None) -> None:
+    """Print the summary, and write the record to `json_file` if that is asked for; `-` prints the record alone."""
+    from flows.cli.console import console
+    from flows.cli.summary import summary
+
     if json_file is not None:
         _write_record(dossier, json_file)
     if json_file is None or str(json_file) != "-":
         console().print(summary(dossier))
         console().print(f"report: {dossier.record.report}", soft_wrap=True, markup=False)
-    raise typer.Exit(0 if _succeeded(dossier) else EXIT_GATE)
 
 
 def _write_record(dossier: "RunDossier", path: Path) -> None:
@@ -71,6 +78,7 @@ def _write_record(dossier: "RunDossier", path: Path) -> None:
         write_atomically(path.resolve(), dossier.record.model_dump_json(indent=2).encode() + b"\n")
 
 
-def _succeeded(dossier: "RunDossier") -> bool:
+def succeeded(dossier: "RunDossier") -> bool:
+    """Tell whether a candidate passed and, if it was rolled out, was promoted."""
     rollout = dossier.record.rollout
     return dossier.record.chosen is not None and (rollout is None or rollout.verdict in ("promote", "unchanged"))

@@ -37,6 +37,15 @@ def serve(
     ] = False,
     store: Annotated[Path | None, typer.Option(help="Artifact and document store. Default: STILLHOUSE_STORE.")] = None,
     traffic: Annotated[Path | None, typer.Option(help="Prediction log. Default: STILLHOUSE_TRAFFIC.")] = None,
+    sample_inputs: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            envvar="STILLHOUSE_SAMPLE_INPUTS",
+            help="Share of the requests whose rows are logged as they came, for retraining; they may be personal data.",
+        ),
+    ] = 0.0,
 ) -> None:
     """Serve every model that has a route, until Ctrl-C or SIGTERM.
 
@@ -78,6 +87,7 @@ def serve(
             tls_cert=tls_cert,
             tls_key=tls_key,
             access_log=access_log,
+            sample_inputs=sample_inputs,
         )
     except ValidationError as error:
         raise UserError("; ".join(" ".join([*map(str, one["loc"]), one["msg"]]) for one in error.errors())) from error

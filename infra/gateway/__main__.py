@@ -66,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="address to listen on; 127.0.0.1 if not given")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one; 8080 if not given")
     parser.add_argument("--replica", help="name of this process among the gateways (STILLHOUSE_REPLICA)")
+    parser.add_argument(
+        "--sample-inputs", type=float, help="share of the requests whose rows are logged (STILLHOUSE_SAMPLE_INPUTS); 0"
+    )
     parser.add_argument("--end-with-stdin", action="store_true", help="stop when standard input is closed")
     parser.add_argument("--reuse-port", action="store_true", default=None, help="let several gateways share the port")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the port")

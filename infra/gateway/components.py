@@ -9,6 +9,7 @@ from infra.gateway.dispatch import Dispatcher
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.records import FeedbackRecord, PredictionRecord, feedback_table, prediction_table
 from infra.gateway.routing import RouteWatcher, RoutingTable
+from infra.gateway.sampling import InputRecord, input_table, sampling
 from infra.gateway.shadow import ShadowRunner
 from infra.gateway.signatures import SignatureVerifier
 from infra.gateway.store import GatewayStore
@@ -34,11 +35,19 @@ class Components:
         self.feedback: SegmentWriter[FeedbackRecord] = SegmentWriter(
             config.traffic, "feedback", config.replica, feedback_table, rows, **limits
         )
+        self._inputs: SegmentWriter[InputRecord] = SegmentWriter(
+            config.traffic,
+            "inputs",
+            config.replica,
+            input_table,
+            rows,
+            **(limits | {"buffer_bytes": config.input_buffer_bytes}),
+        )
         self._watchdog = Watchdog(config.inference_timeout_s)
         self._shadows = ShadowRunner(self.metrics, self._predictions.append, queue_size=config.shadow_queue)
         self.dispatcher = Dispatcher(
             self.metrics,
-            self._predictions.append,
+            sampling(self._predictions.append, self._inputs.append, config.sample_inputs),
             self._shadows,
             inline_limit_ms=config.inline_limit_ms,
             timeout_s=config.inference_timeout_s,
@@ -66,6 +75,7 @@ class Components:
         """Start the threads, those first that the others use; read the routes in the background."""
         self._predictions.start()
         self.feedback.start()
+        self._inputs.start()
         self._watchdog.start()
         self._shadows.start()
         self._watcher.start()
@@ -77,6 +87,7 @@ class Components:
         self.dispatcher.close()
         self._watchdog.stop()
         self.feedback.close()
+        self._inputs.close()
         self._predictions.close()
         if self._tracing is not None:
             self._tracing.close()

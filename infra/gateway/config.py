@@ -106,6 +106,16 @@ class GatewayConfig(BaseModel):
     flush_rows: int = Field(default=5000, ge=1, description="Rows after which a log segment is written.")
     flush_interval_s: float = Field(default=2.0, gt=0, description="Time after which a log segment is written.")
     buffer_bytes: int = Field(default=64 * 2**20, ge=1, description="Log records waiting in memory; more are lost.")
+    sample_inputs: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of the requests whose rows are logged as they came, for retraining; 0 logs none. The rows "
+        "may be personal data: see docs/retraining.md.",
+    )
+    input_buffer_bytes: int = Field(
+        default=64 * 2**20, ge=1, description="Sampled inputs waiting in memory; more are lost."
+    )
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
@@ -122,8 +132,8 @@ class GatewayConfig(BaseModel):
     def from_environment(cls, *, file: Path | None = None, **given: Any) -> Self:
         """Take what is not given from `file`, in JSON or YAML with the names of the fields, else from the environment.
 
-        The latter may hold STILLHOUSE_STORE, STILLHOUSE_TRAFFIC, STILLHOUSE_HOME, STILLHOUSE_REPLICA and
-        STILLHOUSE_GATEWAY_TOKENS.
+        The latter may hold STILLHOUSE_STORE, _TRAFFIC, _HOME, _REPLICA, _VERIFY_KEYS, _GATEWAY_TOKENS and
+        _SAMPLE_INPUTS.
         """
         home = Path(os.environ.get("STILLHOUSE_HOME", ".stillhouse"))
         values: dict[str, Any] = {
@@ -136,6 +146,8 @@ class GatewayConfig(BaseModel):
             values["replica"] = replica
         if tokens := os.environ.get("STILLHOUSE_GATEWAY_TOKENS"):
             values["tokens"] = tokens
+        if share := os.environ.get("STILLHOUSE_SAMPLE_INPUTS"):
+            values["sample_inputs"] = share
         if file is not None:
             values |= yaml.safe_load(file.read_text(encoding="utf-8"))
         values |= {name: value for name, value in given.items() if value is not None}

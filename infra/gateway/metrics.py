@@ -139,6 +139,6 @@ class GatewayMetrics:
         self.arm_ready = Gauge(
             "stillhouse_gateway_arm_ready", "1 when the arm's model is loaded.", ["model", "arm"], registry=registry
         )
-        for log in ("predictions", "feedback"):
+        for log in ("predictions", "feedback", "inputs"):
             for outcome in ("written", "lost"):
                 self.log_rows.labels(log, outcome)  # a series that is absent cannot be watched for growth

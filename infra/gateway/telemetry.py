@@ -36,7 +36,7 @@ R = TypeVar("R", bound=Record)
 
 
 class SegmentWriter(Generic[R]):
-    """One log, `predictions` or `feedback`, of every model of this replica.
+    """One log, `predictions`, `feedback` or `inputs`, of every model of this replica.
 
     A segment lies in the folder of the hour in which it was written, so that its rows are from that
     hour or from just before it.

@@ -15,13 +15,17 @@ class FileLocks:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def hold(self, name: str) -> AbstractContextManager[None]:
-        """Wait for the lock called `name` and hold it for the length of a `with` block."""
-        return self._hold(name)
+    def hold(self, name: str, *, wait: bool = True) -> AbstractContextManager[None]:
+        """Wait for the lock called `name` and hold it for the length of a `with` block.
+
+        Raises:
+            BlockingIOError: at the block's begin, if `wait` is False and another holds it.
+        """
+        return self._hold(name, wait)
 
     @contextmanager
-    def _hold(self, name: str) -> Iterator[None]:
-        descriptor = self.acquire(name)
+    def _hold(self, name: str, wait: bool) -> Iterator[None]:
+        descriptor = self.acquire(name, wait=wait)
         try:
             yield
         finally:

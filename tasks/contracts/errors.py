@@ -37,6 +37,14 @@ class GateError(UserError):
     """A promotion that the evidence does not support."""
 
 
+class TooFewRowsError(DataError):
+    """A batch with fewer new labelled rows than are worth a data version."""
+
+
+class RetrainingRefusedError(UserError):
+    """A retraining that must not start now; the message says when it may."""
+
+
 class StaleChampionError(UserError):
     """The champion moved since the evidence was gathered."""
 

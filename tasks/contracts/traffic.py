@@ -3,6 +3,7 @@
 Layout below the traffic root (a local folder, or a prefix of a bucket):
 `<model>/predictions/<YYYY-MM-DD-HH>/<replica>-<n>.parquet` and
 `<model>/feedback/<YYYY-MM-DD-HH>/<replica>-<n>.parquet`. Segments are written whole and never changed.
+Raw inputs, where a gateway samples them, are a log of their own: `tasks.contracts.sampled_inputs`.
 """
 
 from typing import Literal

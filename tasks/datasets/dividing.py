@@ -1,5 +1,6 @@
 """From all rows of a source to its splits: inputs and targets, with what no split may share checked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,10 @@ class Part:
     y: np.ndarray
 
 
-def divide(table: RawTable, fractions: SplitFractions, seed: int) -> dict[SplitName, Part]:
-    """Divide `table` into splits that share no row.
+def divide(
+    table: RawTable, fractions: SplitFractions, seed: int, assigned: Mapping[bytes, SplitName] | None = None
+) -> dict[SplitName, Part]:
+    """Divide `table` into splits that share no row; `assigned` is that of `split_rows`.
 
     The split `unlabelled` is there where a share or rows of their own are given for it. Of the latter,
     rows that repeat a row of another split are left out: they would teach nothing new, or be a test row.
@@ -30,7 +33,7 @@ def divide(table: RawTable, fractions: SplitFractions, seed: int) -> dict[SplitN
     Raises:
         DataError: rows stand in two splits, or no row is left for the split `unlabelled`.
     """
-    rows = split_rows(table, fractions, seed)
+    rows = split_rows(table, fractions, seed, assigned)
     check_leakage({name: table.x[chosen] for name, chosen in rows.items()})
     dropped = table.x[rows.pop("unlabelled", np.empty(0, dtype=np.int64))]
     parts = {name: Part(table.x[chosen], table.y[chosen]) for name, chosen in rows.items()}

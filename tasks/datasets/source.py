@@ -124,6 +124,12 @@ class SourceSpec(Value):
     name: Slug
     split: SplitFractions = SplitFractions()
     license: str = Field(default="", description="Licence of the rows, for the model card.")
+    assigned: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A file that says which split each row belongs to, as `stillhouse data publish` writes it; none: "
+        "rows are dealt by `split`.",
+    )
     expect: Expectations = Expectations()
 
     @abstractmethod

@@ -34,13 +34,22 @@ def text_key(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def split_rows(table: RawTable, fractions: SplitFractions, seed: int) -> dict[SplitName, np.ndarray]:
+def split_rows(
+    table: RawTable, fractions: SplitFractions, seed: int, assigned: Mapping[bytes, SplitName] | None = None
+) -> dict[SplitName, np.ndarray]:
     """Divide the rows of `table`: int64 row numbers per split, disjoint, exhaustive and in ascending order.
 
     Per class (or decile of a regression target) each split's count is within the size of the largest
     group of equal rows of its exact share. Where the source fixes the test or the validation rows they
     are taken as they stand, and the other splits share out the rest in proportion.
+
+    With `assigned`, a split for each `row_hashes`, every row goes where that says, whatever else is said.
+
+    Raises:
+        DataError: `assigned` does not name a row.
     """
+    if assigned is not None:
+        return _assigned_rows(row_hashes(table.x), assigned)
     shares = fractions.by_name
     pool = np.arange(len(table.y))
     given: dict[SplitName, np.ndarray | None] = {"validation": table.validation_rows, "test": table.test_rows}
@@ -55,6 +64,16 @@ def split_rows(table: RawTable, fractions: SplitFractions, seed: int) -> dict[Sp
     dealt = {name: pool[np.array(sorted(chosen), dtype=np.int64)] for name, chosen in rows.items()}
     divided = dealt | fixed
     return {name: divided[name] for name in SPLIT_NAMES if name in divided}
+
+
+def _assigned_rows(hashes: list[bytes], assigned: Mapping[bytes, SplitName]) -> dict[SplitName, np.ndarray]:
+    if unknown := sum(hashed not in assigned for hashed in hashes):
+        raise DataError(
+            f"{unknown} of {len(hashes)} rows are not in the file that dataset.assigned names, which belongs to other "
+            "rows; take the two files of one `stillhouse data publish`"
+        )
+    names = np.array([assigned[hashed] for hashed in hashes])
+    return {name: chosen for name in SPLIT_NAMES if len(chosen := np.flatnonzero(names == name))}
 
 
 def check_leakage(splits: Mapping[SplitName, np.ndarray]) -> None:

@@ -6,12 +6,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.contracts.data import Task
 from tasks.contracts.evaluation import ServingTrial
 from tasks.contracts.verdict import Check, Verdict
-from tasks.decisions.gate_policy import Certainty
+from tasks.decisions.gate_policy import Certainty, Constraints
 from tasks.decisions.latency import judge_latency
 from tasks.decisions.macro_f1 import judge_macro_f1_drop
-from tasks.decisions.noninferiority import NonInferiority, PairedTable, judge_difference
+from tasks.decisions.noninferiority import NonInferiority, PairedTable, judge_difference, right_rows
 from tasks.decisions.paired_loss import LossIncrease, judge_loss_increase
 
 _SAME_ANSWER = 1e-3
@@ -36,6 +37,26 @@ def accuracy_check(table: PairedTable, margin: float, sure: Certainty) -> Check:
             f"and below {outcome.upper:+.4f}, each with {1 - sure.alpha:.2%} confidence; allowed -{margin:g}"
         ),
     )
+
+
+def champion_check(
+    task: Task,
+    candidate_outputs: NDArray[np.float32],
+    champion_outputs: NDArray[np.float32],
+    labels: NDArray[np.generic],
+    limits: Constraints,
+    sure: Certainty,
+) -> Check:
+    """Accuracy, or RMSE, is as good as that of the model that serves, but for the margin against the baseline."""
+    if task == "classification":
+        classes = labels.astype(np.int64)
+        table = PairedTable.count(right_rows(champion_outputs, classes), right_rows(candidate_outputs, classes))
+        check = accuracy_check(table, limits.max_accuracy_drop, sure)
+    else:
+        targets = labels.astype(np.float64)
+        check = error_check("rmse", targets, candidate_outputs, champion_outputs, limits.max_rmse_increase, sure)
+    measure = "accuracy" if task == "classification" else "RMSE"
+    return check.model_copy(update={"name": "champion", "detail": f"{measure} against the champion's; {check.detail}"})
 
 
 def macro_f1_check(

@@ -29,9 +29,10 @@ CheckKind = Literal[
     "servability",
     "cross_validation",
     "test_reuse",
+    "champion",
 ]
-"""What the gate can ask. `classes` is one check for each class, `robustness` one for each corruption, `latency` one
-for each quantile."""
+"""What the gate can ask; `champion` of retrainings alone. `classes` is one check for each class, `robustness` one for
+each corruption, `latency` one for each quantile."""
 
 Severity = Literal["block", "warn", "skip"]
 """`block`: without a PASS no promotion. `warn`: shown beside the verdict. `skip`: not asked."""

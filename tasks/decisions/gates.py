@@ -26,6 +26,7 @@ from tasks.decisions.behaviour_checks import (
 from tasks.decisions.cross_validation import cross_validation_check
 from tasks.decisions.gate_checks import (
     accuracy_check,
+    champion_check,
     error_check,
     latency_check,
     limit_check,
@@ -76,6 +77,8 @@ class Question:
     """Candidates of the run that are gated."""
     look: int = 1
     """Which look at the test split this is."""
+    champion: NDArray[np.float32] | None = None
+    """[N, K] outputs of the model that serves, on the same rows, where a retraining has to do as well as it."""
 
     @property
     def certainty(self) -> Certainty:
@@ -97,12 +100,22 @@ def judge(question: Question, candidate: Evidence, baseline: Evidence) -> tuple[
     """
     for name, evidence in (("candidate", candidate), ("baseline", baseline)):
         _require_rows(name, evidence, len(question.labels))
+    if question.champion is not None and len(question.champion) != len(question.labels):
+        raise DataError(
+            f"the champion has {len(question.champion)} outputs for {len(question.labels)} test rows; evaluate it again"
+        )
     quality = _of_classes if question.task == "classification" else _of_numbers
     policy = question.policy
     asked = quality(question, candidate, baseline) | _of_cost(question, candidate, baseline)
     asked["servability"] = lambda: [servability_check(candidate.serving)]
     if policy.data_splits:
         asked["cross_validation"] = lambda: [_cross_validation(question, candidate.splits)]
+    if (serving := question.champion) is not None:
+        asked["champion"] = lambda: [
+            champion_check(
+                question.task, candidate.outputs, serving, question.labels, question.constraints, question.certainty
+            )
+        ]
     asked["test_reuse"] = lambda: [reuse_check(question.look, policy.max_test_uses, policy.alpha, policy.test_reuse)]
     checks: list[Check] = []
     for kind, answer in asked.items():

@@ -71,6 +71,7 @@ def check_title(name: str) -> str:
         "cold_start": "cold start",
         "test_reuse": "uses of the test split",
         "cross_validation": "other data splits",
+        "champion": "against the champion",
         "int8_coverage": "int8 coverage",
         "flips": "flips",
         "size": "size at rest",
@@ -86,7 +87,7 @@ def allowed_loss(check: Check) -> str:
 
 def _unit(name: str) -> tuple[Write, Side]:
     """Return how a check's numbers are written, and on which side of its margin they have to be."""
-    if name in ("accuracy", "macro_f1", "mcnemar") or name.startswith(CLASS_PREFIX):
+    if name in ("accuracy", "champion", "macro_f1", "mcnemar") or name.startswith(CLASS_PREFIX):
         return points, "drop"
     if name.startswith("latency_"):
         return times, "most"

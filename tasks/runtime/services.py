@@ -243,8 +243,11 @@ class Tracker(Protocol):
 class Locks(Protocol):
     """Mutual exclusion by name, released by the system when its holder dies."""
 
-    def hold(self, name: str) -> AbstractContextManager[None]:
-        """Return a context manager that waits for the lock and releases it at the end."""
+    def hold(self, name: str, *, wait: bool = True) -> AbstractContextManager[None]:
+        """Return a context manager that waits for the lock and releases it at the end.
+
+        With `wait` False it raises BlockingIOError at its begin where another holds the lock.
+        """
         ...
 
 

@@ -6,28 +6,42 @@ from pathlib import Path
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.errors import ModelError
 from tasks.contracts.model import ModelRef, StageResult
-from tasks.contracts.value import sha256_hex
+from tasks.contracts.registration import CHAMPION_ALIAS
+from tasks.contracts.value import Slug, sha256_hex
 from tasks.runtime.recipes import read_recipe
 from tasks.runtime.services import Services, connect
 from tasks.stages.making import make_model
 from tasks.stages.training import train_model
-from tasks.techniques.baseline import TrainSpec
+from tasks.techniques.baseline import LINEAGE, TrainSpec, WarmStart
 from tasks.techniques.technique import Applied, StageContext
 from tasks.techniques.training import device_for
 
 TORCH_DIGEST_TAG = "stillhouse.torch_digest"
 """Tag of a registered version that names the torch artifact which it was made from."""
 
+BASELINE_TAG = "stillhouse.baseline_torch"
+"""Tag of a registered version that names the uncompressed torch model which its run began with."""
+
 _REGISTRY_URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
 
 
 def train_baseline(
-    spec: TrainSpec, data: DatasetRef, seed: int, stage_key: str, micro_batch_limit: int | None = None
+    spec: TrainSpec,
+    data: DatasetRef,
+    seed: int,
+    stage_key: str,
+    start: ModelRef | None = None,
+    micro_batch_limit: int | None = None,
 ) -> StageResult:
-    """Train the baseline from scratch."""
+    """Train the baseline, from the weights of `start` if there is one.
+
+    Raises:
+        ModelError: `start` is of another architecture.
+    """
     device = device_for(spec.resources.num_gpus)
+    weights = None if start is None else connect().artifacts.get(start.digest)
     return make_model(
-        lambda context: train_model(spec.model, spec.schedule, context, device=device),
+        lambda context: train_model(spec.model, spec.schedule_in_use, context, start=weights, device=device),
         "train",
         "torch",
         data,
@@ -60,6 +74,28 @@ def find_baseline(place: str, services: Services) -> ModelRef:
     except ModelError as error:
         raise ModelError(f"baseline {place} is {error}") from error
     return ModelRef(digest=services.artifacts.put(data).digest, format="torch", size_bytes=len(data))
+
+
+def find_start(warm_start: WarmStart, model_name: Slug, services: Services) -> ModelRef:
+    """Return the identity of the model whose weights a warm start begins with.
+
+    Raises:
+        ModelError: there is none; the message says where it was looked for, and the remedy.
+        ArtifactMissingError: the store does not hold it.
+    """
+    if warm_start.weights != LINEAGE:
+        return find_baseline(warm_start.weights, services)
+    champion = services.registry.version_of(model_name, CHAMPION_ALIAS)
+    tags = {} if champion is None else champion.tags
+    own = tags.get(TORCH_DIGEST_TAG) if tags.get("stillhouse.role") == "baseline" else None
+    digest = tags.get(BASELINE_TAG) or own
+    if not digest:
+        lacking = "has no champion" if champion is None else f"has a champion without the tag {BASELINE_TAG}"
+        raise ModelError(
+            f"model {model_name!r} {lacking}, so that its lineage names no baseline; give warm_start.weights a "
+            "sha256:<digest>, or leave warm_start out"
+        )
+    return find_baseline(f"sha256:{digest}", services)
 
 
 def load_baseline(model: ModelRef, data: DatasetRef, stage_key: str) -> StageResult:

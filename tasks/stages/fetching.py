@@ -10,6 +10,7 @@ from tasks.contracts.data import DatasetRef, SplitName, SplitRef
 from tasks.contracts.errors import DataError
 from tasks.contracts.value import sha256_hex
 from tasks.datasets import Source, materialise_shipped
+from tasks.datasets.assignment import read_assignment
 from tasks.datasets.dividing import divide
 from tasks.datasets.revision import joint_revision
 from tasks.datasets.source import ShippedSource
@@ -32,7 +33,7 @@ def source_revision(source: Source, settings: Settings) -> str:
     path = source.location(settings.project)
     if isinstance(source, ShippedSource):
         return ensure_data(settings, connect(settings).locks, materialise_shipped)
-    files = (path, *source.other_files(settings.project))
+    files = (path, *source.other_files(settings.project), *_assigned(source, settings))
     if any(_is_tracked(file, settings) for file in files):
         ensure_data(settings, connect(settings).locks, materialise_shipped)
     return joint_revision(files)
@@ -51,7 +52,8 @@ def prepare_dataset(source: Source, revision: str, seed: int) -> DatasetRef:
     table = source.load(services.settings.project)
     _require_revision(source, revision, services.settings)  # the file may have been replaced while it was read
     validate(table, source.name, source.expect, services.settings, services.locks)
-    parts = divide(table, source.split, seed)
+    assigned = [read_assignment(file) for file in _assigned(source, services.settings)]
+    parts = divide(table, source.split, seed, *assigned)
     compositions: dict[SplitName, dict[str, int]] = {
         name: composition(part.y, table) for name, part in parts.items() if name != "unlabelled"
     }
@@ -101,6 +103,10 @@ def _require_revision(source: Source, revision: str, settings: Settings) -> None
             f"data set {source.name} at {source.location(settings.project)} is of revision {found}, but the run asked "
             f"for {revision}: it changed in between. Run the plan again to use what is there now"
         )
+
+
+def _assigned(source: Source, settings: Settings) -> tuple[Path, ...]:
+    return () if source.assigned is None else (settings.project / Path(source.assigned).expanduser(),)
 
 
 def _is_tracked(path: Path, settings: Settings) -> bool:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.errors import DataError
-from tasks.contracts.evaluation import Measured
+from tasks.contracts.evaluation import Measured, Quality
 from tasks.contracts.value import Slug
 from tasks.contracts.verdict import GateReport, StoredGateReport
 from tasks.decisions.gate_policy import Constraints, GatePolicy
@@ -32,6 +32,7 @@ def judge_candidate(
     model_name: Slug,
     plan_digest: str,
     created_at: str,
+    champion: Quality | None = None,
 ) -> StoredGateReport:
     """Judge a candidate on the test split and store the report; equal evidence gives an equal report.
 
@@ -47,15 +48,15 @@ def judge_candidate(
         model_name: under which the model would be registered.
         plan_digest: of the plan.
         created_at: start of the run, UTC, ISO 8601.
+        champion: of the model that serves, for a retraining, which has to do as well as it.
 
     Raises:
         DataError: a quality is not of the test split, or outputs and labels are not of the same rows.
     """
-    for name, measured in (("candidate", candidate), ("baseline", baseline)):
-        if measured.quality.split != "test":
-            raise DataError(
-                f"the gate judges on the test split; the {name}'s evaluation is of {measured.quality.split!r}"
-            )
+    qualities = {"candidate": candidate.quality, "baseline": baseline.quality}
+    for name, quality in (qualities if champion is None else qualities | {"champion": champion}).items():
+        if quality.split != "test":
+            raise DataError(f"the gate judges on the test split; the {name}'s evaluation is of {quality.split!r}")
     artifacts = connect().artifacts
     question = Question(
         task=data.task,
@@ -65,6 +66,7 @@ def judge_candidate(
         policy=policy,
         num_candidates=num_candidates,
         look=look,
+        champion=None if champion is None else _arrays(artifacts, champion.predictions.digest)["outputs"],
     )
     checks = judge(question, _evidence(artifacts, candidate), _evidence(artifacts, baseline))
     report = GateReport(

@@ -15,7 +15,7 @@ from tasks.contracts.run import CandidateSummary, RegisteredSummary, RunDossier
 from tasks.reporting.model_card import ModelCard, make_model_card
 from tasks.reporting.model_card_text import card_markdown, summary_of
 from tasks.runtime.services import RegisteredVersion, Services
-from tasks.stages.baselines import TORCH_DIGEST_TAG
+from tasks.stages.baselines import BASELINE_TAG, TORCH_DIGEST_TAG
 from tasks.stages.promoting import bootstrap
 from tasks.stages.reconciling import reconcile
 from tasks.stages.rollout_record import GATE_REPORT_TAG
@@ -144,7 +144,8 @@ def _lineage_tags(dossier: RunDossier, chosen: CandidateSummary) -> dict[str, st
 
 def _without_other_chains(dossier: RunDossier) -> dict[str, str]:
     """Leave out the stages of all candidates, which the run's record has; a version shows its own."""
-    return {name: value for name, value in dossier.lineage.items() if not name.startswith("stillhouse.stages.")}
+    own = {name: value for name, value in dossier.lineage.items() if not name.startswith("stillhouse.stages.")}
+    return own | {BASELINE_TAG: dossier.baseline_stage.model.digest}
 
 
 def _experiment(dossier: RunDossier) -> str:

@@ -15,6 +15,7 @@ from tasks.adapters.route_store import RouteStore, VersionedRoute
 from tasks.adapters.traffic import TrafficLog
 from tasks.contracts.errors import DocumentConflictError, GateError, ModelError, UserError
 from tasks.contracts.registration import CHALLENGER_ALIAS, DIGEST_TAG
+from tasks.contracts.retraining import REASON_TAG
 from tasks.contracts.route import Arm, ModelSignature, Route
 from tasks.contracts.value import Digest, Slug
 from tasks.contracts.verdict import LedgerEntry
@@ -190,10 +191,15 @@ def _promote(services: Services, record: RolloutRecord, actor: str, now: str) ->
         state.model_name,
         state.challenger.version,
         state.latest.actor or actor,
-        f"rollout {state.rollout_id[:12]}: {state.latest.reason}",
+        f"rollout {state.rollout_id[:12]}: {state.latest.reason}{_why_retrained(services, state)}",
         state.champion.digest,
         now,
     )
+
+
+def _why_retrained(services: Services, state: RolloutState) -> str:
+    reason = services.registry.version(state.model_name, state.challenger.version).tags.get(REASON_TAG)
+    return f"; retrained: {reason}" if reason else ""
 
 
 def _publish(routes: RouteStore, record: RolloutRecord, current: VersionedRoute | None) -> VersionedRoute:

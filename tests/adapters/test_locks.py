@@ -46,3 +46,14 @@ def test_acquire_succeeds_at_once_when_the_holder_was_killed(tmp_path: Path) -> 
         holder.kill()
         holder.wait()
         locks.release(locks.acquire("stage", wait=False))
+
+
+def test_hold_says_at_once_that_another_holds_the_lock_when_it_is_not_to_wait(tmp_path):
+    locks = FileLocks(tmp_path)
+    with locks.hold("a"):
+        with pytest.raises(BlockingIOError), locks.hold("a", wait=False):
+            pytest.fail("two holders")
+        with locks.hold("b", wait=False):
+            pass
+    with locks.hold("a", wait=False):
+        pass

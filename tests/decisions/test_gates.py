@@ -64,6 +64,42 @@ def test_judge_passes_a_good_candidate_and_names_every_check():
     ]
 
 
+def test_judge_blocks_a_candidate_that_is_worse_than_the_champion_though_it_is_as_good_as_the_baseline():
+    assert checks_of(champion=answers(30))["champion"].verdict is Verdict.PASS
+
+    checks = judge(*evidence(champion=answers(0), candidate_outputs=answers(130), baseline_outputs=answers(130)))
+
+    champion = next(check for check in checks if check.name == "champion")
+    assert (champion.verdict, champion.blocking) == (Verdict.FAIL, True)
+    assert champion.estimate == pytest.approx(-130 / NUM_ROWS)
+    assert champion.detail.startswith("accuracy against the champion's; 130 rows lost, 0 won")
+    assert next(check for check in checks if check.name == "accuracy").verdict is Verdict.PASS
+    assert verdict_of(checks) is Verdict.FAIL
+
+
+def test_judge_holds_a_regression_against_the_champions_rmse():
+    targets = np.random.default_rng(0).normal(size=NUM_ROWS)
+    noise = np.random.default_rng(1).normal(size=NUM_ROWS)
+    outputs = {scale: (targets + scale * noise).astype(np.float32)[:, None] for scale in (0.5, 1.0)}
+    known = {
+        "task": "regression",
+        "labels": targets,
+        "baseline_outputs": outputs[1.0],
+        "candidate_outputs": outputs[1.0],
+    }
+
+    champion = checks_of(champion=outputs[0.5], **known)["champion"]
+
+    assert champion.verdict is Verdict.FAIL
+    assert champion.estimate == pytest.approx(1.0, abs=0.01), "twice the champion's error"
+    assert checks_of(champion=outputs[1.0], **known)["champion"].verdict is Verdict.PASS
+
+
+def test_judge_refuses_a_champion_that_was_evaluated_on_other_rows():
+    with pytest.raises(DataError, match="the champion has 2999 outputs for 3000 test rows"):
+        checks_of(champion=answers(0)[1:])
+
+
 def test_judge_reports_the_paired_difference_and_the_bound_that_decided():
     accuracy = checks_of()["accuracy"]
     assert accuracy.estimate == pytest.approx(-1 / NUM_ROWS)

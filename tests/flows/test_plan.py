@@ -40,6 +40,13 @@ def test_load_plan_accepts_every_shipped_plan(path: Path) -> None:
             {"baseline": {"load": "teacher.zip"}, "gate": {"data_splits": 5}},
             "gate.data_splits wants the baseline trained anew on each split, but this plan loads it",
         ),
+        (
+            {
+                "baseline": {"train": {"model": {"factory": "tasks.models.mlp:mlp"}, "warm_start": {}}},
+                "gate": {"data_splits": 5},
+            },
+            "gate.data_splits wants the baseline trained anew on each split, but this plan loads it or its weights",
+        ),
         ({"candidates": {}}, "candidates"),
         ({"dataset": {"source": "digits", "split": {"train": 0.9}}}, "sum to"),
         ({"baseline": {"train": {"model": {"factory": "no colon"}}}}, "baseline.train.model.factory"),

@@ -28,7 +28,16 @@ def test_default_replica_is_a_file_name_that_holds_the_process_number(monkeypatc
     assert default_replica().endswith(str(os.getpid()))
 
 
-@pytest.mark.parametrize("wrong", [{"replica": "../x"}, {"replica": ""}, {"port": 70000}, {"unknown": 1}])
+def test_from_environment_takes_the_share_of_sampled_inputs_and_samples_none_without(monkeypatch):
+    assert GatewayConfig.from_environment().sample_inputs == 0.0
+    monkeypatch.setenv("STILLHOUSE_SAMPLE_INPUTS", "0.25")
+    assert GatewayConfig.from_environment().sample_inputs == 0.25
+    assert GatewayConfig.from_environment(sample_inputs=0.0).sample_inputs == 0.0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"sample_inputs": 1.5}, {"replica": "../x"}, {"replica": ""}, {"port": 70000}, {"unknown": 1}]
+)
 def test_config_is_refused_when_a_value_is_wrong(wrong, tmp_path):
     with pytest.raises(ValidationError):
         GatewayConfig(**({"store": tmp_path, "traffic": tmp_path} | wrong))

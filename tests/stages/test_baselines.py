@@ -10,9 +10,11 @@ import pytest
 from tasks.contracts.errors import ArtifactMissingError, ModelError
 from tasks.contracts.model import Architecture, ModelRef
 from tasks.models.architecture import Network
+from tasks.runtime.caching import stage_key
 from tasks.runtime.recipes import recipe_modules
 from tasks.runtime.services import RegisteredVersion, Services
-from tasks.stages.baselines import TORCH_DIGEST_TAG, find_baseline, load_baseline
+from tasks.stages.baselines import BASELINE_TAG, TORCH_DIGEST_TAG, find_baseline, find_start, load_baseline
+from tasks.techniques.baseline import TrainSpec, WarmStart
 
 
 class Registry:
@@ -81,6 +83,30 @@ def test_find_baseline_names_place_and_remedy_when_there_is_no_such_model(
 def test_find_baseline_says_when_the_store_does_not_hold_it(outside: Services) -> None:
     with pytest.raises(ArtifactMissingError):
         find_baseline(f"sha256:{'0' * 64}", outside)
+
+
+def test_find_start_follows_the_champions_lineage_to_its_baseline(outside: Services, model: bytes) -> None:
+    digest = outside.artifacts.put(model).digest
+    student = outside.artifacts.put(network(num_outputs=2)).digest
+    tags = outside.registry.tags[1]
+
+    tags |= {TORCH_DIGEST_TAG: student, BASELINE_TAG: digest}
+    assert find_start(WarmStart(), "digits", outside).digest == digest
+    assert find_start(WarmStart(weights=f"sha256:{student}"), "digits", outside).digest == student
+
+    tags |= {BASELINE_TAG: "", TORCH_DIGEST_TAG: digest, "stillhouse.role": "baseline"}
+    assert find_start(WarmStart(), "digits", outside).digest == digest, "the first champion is a baseline itself"
+
+    del tags["stillhouse.role"]
+    with pytest.raises(ModelError, match=f"a champion without the tag {BASELINE_TAG}.*sha256:<digest>"):
+        find_start(WarmStart(), "digits", outside)
+
+
+def test_the_key_of_a_trained_baseline_moves_with_the_weights_that_it_starts_from() -> None:
+    spec = TrainSpec(model=Architecture(factory="tasks.models.mlp:mlp"), warm_start=WarmStart())
+    starts = [None, *(ModelRef(digest=digit * 64, format="torch", size_bytes=1) for digit in "ab")]
+
+    assert len({stage_key("train", {"spec": spec, "start": start}, []) for start in starts}) == 3
 
 
 def zipped(**members: str) -> bytes:

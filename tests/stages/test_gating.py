@@ -144,3 +144,13 @@ def test_judge_candidate_holds_corrupted_outputs_against_the_baselines(services,
     (check,) = [check for check in weak.checks if check.name == "robustness:contrast"]
     assert check.estimate == pytest.approx(((316 - 16) - (115 - 15)) / 1500)
     assert judge_candidate(**with_candidate(arguments, robustness=robustness(117))).report.verdict is Verdict.PASS
+
+
+def test_judge_candidate_holds_a_retrained_candidate_against_the_champion_as_well(arguments, quality_of):
+    report = judge_candidate(**arguments | {"champion": quality_of("d", 0, 4_000)}).report
+    champion = next(check for check in report.checks if check.name == "champion")
+    assert (champion.blocking, champion.estimate) == (True, pytest.approx(-16 / 1500))
+    assert "champion" not in [check.name for check in judge_candidate(**arguments).report.checks]
+
+    with pytest.raises(DataError, match="the champion's evaluation is of 'validation'"):
+        judge_candidate(**arguments | {"champion": quality_of("d", 0, 4_000, "validation")})

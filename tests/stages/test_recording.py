@@ -17,7 +17,7 @@ from tasks.contracts.run import RunDossier
 from tasks.reporting.model_card import ModelCard
 from tasks.reporting.model_card_text import card_markdown, summary_of
 from tasks.runtime.services import Services
-from tasks.stages.baselines import TORCH_DIGEST_TAG
+from tasks.stages.baselines import BASELINE_TAG, TORCH_DIGEST_TAG
 from tasks.stages.recording import attach_report, record_run, register_challenger
 from tasks.stages.rollout_record import GATE_REPORT_TAG
 from tasks.stages.signature import signature_of
@@ -97,10 +97,12 @@ def test_register_challenger_makes_the_baseline_champion_first_and_tags_the_line
     base, chosen = outside.registry.made
     assert base["tags"]["stillhouse.role"] == "baseline"
     assert base["tags"][TORCH_DIGEST_TAG] == dossier.baseline_stage.model.digest
+    assert base["tags"][BASELINE_TAG] == dossier.baseline_stage.model.digest
     stages = dossier.candidates["student-pruned-int8"].stages
     tags = chosen["tags"]
     assert tags["stillhouse.chain"] == "distill_response > prune_channels > quantize_static"
     assert [tags[f"stillhouse.stage_digest.{n}"] for n in range(3)] == [stage.model.digest for stage in stages]
+    assert tags[BASELINE_TAG] == dossier.baseline_stage.model.digest
     assert tags[TORCH_DIGEST_TAG] == stages[1].model.digest  # the last torch model of the chain
     assert tags[GATE_REPORT_TAG] == dossier.candidates["student-pruned-int8"].gate.artifact.digest
     assert tags[SIGNATURE_TAG] == signature_of(dossier.dataset).canonical_json().decode()

@@ -87,3 +87,42 @@ def test_train_model_names_the_factory_when_it_cannot_be_imported(table: Arrays)
     model = Architecture(factory="tasks.models.mlp:no_such_network")
     with pytest.raises(ModelError, match="no_such_network"):
         train_model(model, SCHEDULE, make_context(table, "classification", 2, lambda record: None))
+
+
+@pytest.fixture
+def shifted(table: Arrays) -> Arrays:
+    """Return other rows whose class boundary is turned a little: the first feature counts half as much."""
+    standard = np.random.default_rng(7).normal(size=(200, 4)).astype(np.float32)
+    features = standard * np.float32([1e-3, 1, 50, 1e5]) + np.float32([0, 7, -300, 1e6])
+    return Arrays(features, (standard @ np.float32([0.5, 1, 1, 1]) > 0).astype(np.int64))
+
+
+def losses(start: bytes | None, rows: Arrays) -> list[float]:
+    records: list[EpochRecord] = []
+    schedule = Schedule(epochs=5, batch_size=20, learning_rate=3e-3)
+    train_model(MODEL, schedule, make_context(rows, "classification", 2, records.append), start=start)
+    return [record.metrics["loss"] for record in records]
+
+
+def test_train_model_converges_faster_from_weights_of_a_like_task(table: Arrays, shifted: Arrays) -> None:
+    earlier = train_model(MODEL, SCHEDULE, make_context(table, "classification", 2, lambda record: None))
+
+    warm, scratch = losses(earlier.model, shifted), losses(None, shifted)
+
+    assert warm[0] < scratch[-1], "one epoch from the earlier weights is worth more than five from drawn ones"
+    assert warm[-1] < 0.5 * scratch[-1]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"hidden": [8]}, r'kwargs: \{"hidden": \[8\], .* instead of \{"hidden": \[16\]'),
+        ({"hidden": [16], "num_outputs": 3}, r'"num_outputs": 3\} instead of .*"num_outputs": 2\}'),
+    ],
+)
+def test_train_model_refuses_weights_of_another_architecture(table: Arrays, other: dict, message: str) -> None:
+    kwargs = {"input_shape": [4], "num_outputs": 2} | other
+    start = Network.create(Architecture(factory="tasks.models.mlp:mlp", kwargs=kwargs), seed=0).to_bytes()
+
+    with pytest.raises(ModelError, match=f"of another architecture than baseline\\.train\\.model .*{message}"):
+        train_model(MODEL, SCHEDULE, make_context(table, "classification", 2, lambda record: None), start=start)

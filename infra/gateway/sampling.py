@@ -1,0 +1,74 @@
+"""The sample of raw inputs: which requests are kept, and their form as an Arrow table.
+
+It is off unless the configuration asks for a share of the requests, since rows may tell about people.
+"""
+
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from infra.gateway.records import PredictionRecord
+from tasks.contracts.sampled_inputs import DTYPE_KEY, SHAPE_KEY, is_sampled
+
+
+class InputRecord(NamedTuple):
+    """The rows of one request, as the model took them."""
+
+    model_name: str
+    request_id: str
+    at: int
+    """Microseconds since the epoch."""
+    inputs: np.ndarray
+    """[N, *input_shape]"""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the log that this makes."""
+        return len(self.inputs)
+
+    @property
+    def num_bytes(self) -> int:
+        """Roughly the memory that this holds until it is written."""
+        return self.inputs.nbytes + 512
+
+
+def sampling(
+    record: Callable[[PredictionRecord], None], keep: Callable[[InputRecord], None], share: float
+) -> Callable[[PredictionRecord], None]:
+    """Return `record`, or, for a share above 0, a function that also keeps the inputs of the requests in the sample.
+
+    It costs the request one hash and one append; rows are laid out by the log's own thread.
+    """
+    if share == 0.0:
+        return record
+
+    def record_and_keep(answered: PredictionRecord) -> None:
+        record(answered)
+        if is_sampled(answered.request_id, share):
+            keep(InputRecord(answered.model_name, answered.request_id, answered.at, answered.inputs))
+
+    return record_and_keep
+
+
+def input_table(records: list[InputRecord]) -> pa.Table:
+    """Lay out the rows of one model, which have one dtype and shape.
+
+    Raises:
+        ValueError: they have not: the model's signature changed between two of the records.
+    """
+    layouts = {(record.inputs.dtype.name, record.inputs.shape[1:]) for record in records}
+    if len(layouts) > 1:
+        raise ValueError(f"rows of {records[0].model_name} come as {sorted(layouts)}; a segment holds one of them")
+    ((dtype, shape),) = layouts
+    counts = [record.num_rows for record in records]
+    columns = {
+        "request_id": pa.array(np.repeat([record.request_id for record in records], counts), pa.string()),
+        "row": pa.array([row for count in counts for row in range(count)], pa.int64()),
+        "at": pa.array(np.repeat([record.at for record in records], counts), pa.timestamp("us", tz="UTC")),
+        "input": pa.array([row.tobytes() for record in records for row in record.inputs], pa.binary()),
+    }
+    metadata = {DTYPE_KEY: dtype.encode(), SHAPE_KEY: json.dumps(list(shape)).encode()}
+    return pa.table(columns).replace_schema_metadata(metadata)
