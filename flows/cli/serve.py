@@ -21,6 +21,18 @@ def serve(
     ] = False,
     store: Annotated[Path | None, typer.Option(help="Artifact and document store. Default: STILLHOUSE_STORE.")] = None,
     traffic: Annotated[Path | None, typer.Option(help="Prediction log. Default: STILLHOUSE_TRAFFIC.")] = None,
+    cache_bytes: Annotated[
+        int, typer.Option(min=0, help="Memory for answers that are given again to equal inputs; 0 keeps none.")
+    ] = 0,
+    batch_rows: Annotated[
+        int, typer.Option(min=1, help="Rows of several requests that may share a run, where a model gains; 1: none.")
+    ] = 1,
+    batch_delay_ms: Annotated[
+        float, typer.Option(min=0, max=1000, help="How long a request waits at most for others to share its run.")
+    ] = 1.0,
+    tracing: Annotated[
+        bool, typer.Option("--tracing", help="Export OpenTelemetry spans as the OTEL_* variables say.")
+    ] = False,
 ) -> None:
     """Serve every model that has a route, until Ctrl-C or SIGTERM.
 
@@ -51,6 +63,10 @@ def serve(
             host=host,
             port=port,
             reuse_port=reuse_port,
+            cache_bytes=cache_bytes,
+            batch_rows=batch_rows,
+            batch_delay_ms=batch_delay_ms,
+            tracing=tracing,
             **given,
         )
     except ValueError as error:
