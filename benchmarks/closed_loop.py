@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import yaml
 
-from benchmarks.drift_cases import DriftCase, bikes_case, digits_case
-from benchmarks.plan_runs import DATA_VARIABLE
+from benchmarks.drift_cases import DriftCase, digits_case
 from benchmarks.result import Figure, Findings, figure
 from flows.plan import load_plan
 from tasks.adapters.embedded_gateway import gateway
@@ -29,7 +27,6 @@ _SEED = 0
 _ALARM_Z = 3.0
 _WINDOW = 150
 """Labelled rows at the end of the traffic that the accuracy check looks at."""
-_BIKES_FILE = "hour.csv"
 
 
 def measure() -> Findings:
@@ -37,9 +34,6 @@ def measure() -> Findings:
     project = _project()
     start_prefect_server(current_settings())  # before prefect is imported, which reads its settings then
     cases = [digits_case(_SEED)]
-    given = os.environ.get(DATA_VARIABLE)
-    if given and (Path(given) / _BIKES_FILE).is_file():
-        cases.append(bikes_case(Path(given) / _BIKES_FILE, _SEED, project))
     figures = [found for case in cases for found in _loop(case, project)]
     return Findings(
         question="How long does it take from drift to a promoted model, and what does that model know?",
@@ -92,7 +86,7 @@ def _project() -> Path:
 
 
 def _drift(case: DriftCase) -> tuple[float, str]:
-    """Send the drifted rows once; return the quality at the clients and the alarm's words.
+    """Send the drifted rows once; return the accuracy at the clients and the alarm's words.
 
     Raises:
         ValueError: requests failed, or there is no alarm.
@@ -105,23 +99,18 @@ def _drift(case: DriftCase) -> tuple[float, str]:
     reason = _alarm(case)
     if reason is None:
         raise ValueError("the drift raised no alarm, so that there is nothing to retrain for")
-    arm = sent.arms["champion"]
-    quality = arm.rmse if arm.accuracy is None else arm.accuracy
-    assert quality is not None, "an arm has the one or the other"
-    return quality, reason
+    accuracy = sent.arms["champion"].accuracy
+    assert accuracy is not None, "the rows have classes"
+    return accuracy, reason
 
 
 def _alarm(case: DriftCase) -> str | None:
-    """Compare the loss of the last labelled answers with all before them, at 3 sigma.
-
-    The loss of a row is whether it was wrong, or for a regression how far off it was.
-    """
+    """Compare the last labelled answers with all before them, at 3 sigma; the loss of a row is whether it was wrong."""
     log = TrafficLog(connect().settings.traffic_root)
     labels = log.feedback(case.name).to_pandas()[["request_id", "row", "label"]]
     answers = log.predictions(case.name).to_pandas()
     answers = answers[answers["model_digest"] == _champion(case)].merge(labels, on=["request_id", "row"])
-    away = (answers["prediction"] - answers["label"]).abs().to_numpy()
-    loss = (away > 0).astype(float) if _classifies(case.live) else away
+    loss = (answers["prediction"] != answers["label"]).to_numpy(dtype=float)
     before, last = loss[:-_WINDOW], loss[-_WINDOW:]
     error = math.sqrt(before.var() / len(before) + last.var() / len(last))
     if last.mean() - before.mean() <= _ALARM_Z * error:
@@ -136,16 +125,9 @@ def _champion(case: DriftCase) -> str:
 
 
 def _measured(model: str, rows: Arrays) -> float:
-    """Return accuracy, or RMSE for a regression."""
-    num_outputs = int(rows.y.max()) + 1 if _classifies(rows) else 1
-    outputs = predict(connect().artifacts.get(model), rows.x, num_outputs)
-    if _classifies(rows):
-        return float((outputs.argmax(axis=1) == rows.y).mean())
-    return float(np.sqrt(np.square(outputs[:, 0] - rows.y).mean()))
-
-
-def _classifies(rows: Arrays) -> bool:
-    return bool(np.issubdtype(rows.y.dtype, np.integer))
+    """Return the accuracy."""
+    outputs = predict(connect().artifacts.get(model), rows.x, int(rows.y.max()) + 1)
+    return float((outputs.argmax(axis=1) == rows.y).mean())
 
 
 def _require_promoted(dossier: RunDossier) -> None:
@@ -180,6 +162,4 @@ def _minutes(case: DriftCase, leg: str, seconds: float) -> Figure:
 
 
 def _quality(case: DriftCase, name: str, value: float) -> Figure:
-    if _classifies(case.live):
-        return figure(f"accuracy: {name}", "%", [100 * value], subject=case.name)
-    return figure(f"RMSE: {name}", "hundred rentals", [value], subject=case.name)
+    return figure(f"accuracy: {name}", "%", [100 * value], subject=case.name)

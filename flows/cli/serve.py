@@ -46,6 +46,18 @@ def serve(
             help="Share of the requests whose rows are logged as they came, for retraining; they may be personal data.",
         ),
     ] = 0.0,
+    cache_bytes: Annotated[
+        int, typer.Option(min=0, help="Memory for answers that are given again to equal inputs; 0 keeps none.")
+    ] = 0,
+    batch_rows: Annotated[
+        int, typer.Option(min=1, help="Rows of several requests that may share a run, where a model gains; 1: none.")
+    ] = 1,
+    batch_delay_ms: Annotated[
+        float, typer.Option(min=0, max=1000, help="How long a request waits at most for others to share its run.")
+    ] = 1.0,
+    tracing: Annotated[
+        bool, typer.Option("--tracing", help="Export OpenTelemetry spans as the OTEL_* variables say.")
+    ] = False,
 ) -> None:
     """Serve every model that has a route, until Ctrl-C or SIGTERM.
 
@@ -88,6 +100,11 @@ def serve(
             tls_key=tls_key,
             access_log=access_log,
             sample_inputs=sample_inputs,
+            cache_bytes=cache_bytes,
+            batch_rows=batch_rows,
+            batch_delay_ms=batch_delay_ms,
+            tracing=tracing,
+            **given,
         )
     except ValidationError as error:
         raise UserError("; ".join(" ".join([*map(str, one["loc"]), one["msg"]]) for one in error.errors())) from error
