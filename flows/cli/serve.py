@@ -104,7 +104,6 @@ def serve(
             batch_rows=batch_rows,
             batch_delay_ms=batch_delay_ms,
             tracing=tracing,
-            **given,
         )
     except ValidationError as error:
         raise UserError("; ".join(" ".join([*map(str, one["loc"]), one["msg"]]) for one in error.errors())) from error

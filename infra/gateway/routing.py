@@ -104,7 +104,7 @@ class RoutingTable:
             message = "this model's champion is not loaded; see the gateway's log"
             raise BusyError(503, message, retry_after_s=self._retry_after_s)
         if not self.scanned:
-            raise BusyError(503, "this gateway has just begun and has not read its routes")
+            raise BusyError(503, "the gateway is starting and has not read its routes yet")
         raise RequestError(404, "no such model; GET /v2/health/ready lists those that are served")
 
     def names(self) -> list[str]:

@@ -20,7 +20,7 @@ PRODUCT = [path for package in ("flows", "tasks", "infra") for path in sorted((R
 TASK_MODULES = [path for path in sorted((ROOT / "tasks").glob("*.py")) if path.name != "__init__.py"]
 
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "joblib", "dill", "shelve", "marshal"}
-OF_THE_GATEWAY = {"STILLHOUSE_REPLICA", "STILLHOUSE_GATEWAY_TOKENS"}
+OF_THE_GATEWAY = {"STILLHOUSE_REPLICA", "STILLHOUSE_GATEWAY_TOKENS", "STILLHOUSE_SAMPLE_INPUTS"}
 """Variables that only a gateway reads."""
 
 TASK_DECORATORS = {"stage_task", "effect_task"}
@@ -199,7 +199,6 @@ def test_ports_agree_between_the_command_that_starts_services_and_the_settings_t
     assert str(ports["gateway_port"]) in Path(gateway_main).read_text() + (ROOT / "infra/gateway/config.py").read_text()
 
 
-OF_THE_GATEWAY = {"STILLHOUSE_REPLICA", "STILLHOUSE_SAMPLE_INPUTS"}
 """What only a gateway's process reads."""
 
 

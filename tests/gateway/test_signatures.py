@@ -3,6 +3,7 @@ import logging
 import pytest
 from pydantic import SecretStr
 
+from infra.gateway.batching import BatchPolicy
 from infra.gateway.config import GatewayConfig
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.routing import RouteWatcher, RoutingTable
@@ -43,7 +44,8 @@ def sign(site, keys):
 def watcher(site, table, keys):
     store = GatewayStore(site.store)
     return RouteWatcher(
-        store, table, Watchdog(1.0), GatewayMetrics(), replica="test", max_batch_rows=8, poll_interval_s=600,
+        store, table, Watchdog(1.0), GatewayMetrics(), replica="test", max_batch_rows=8,
+        batching=BatchPolicy(), poll_interval_s=600,
         retry_interval_s=0.0, heartbeat_interval_s=600, verifier=SignatureVerifier(store, keys / "trusted"),
     )  # fmt: skip
 
