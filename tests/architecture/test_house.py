@@ -199,9 +199,6 @@ def test_ports_agree_between_the_command_that_starts_services_and_the_settings_t
     assert str(ports["gateway_port"]) in Path(gateway_main).read_text() + (ROOT / "infra/gateway/config.py").read_text()
 
 
-"""What only a gateway's process reads."""
-
-
 def test_every_setting_is_documented_and_nothing_else_is() -> None:
     documented = set(re.findall(r"STILLHOUSE_[A-Z_]+", (ROOT / "docs" / "operations.md").read_text()))
     known = {f"STILLHOUSE_{name.upper()}" for name in Settings.model_fields}

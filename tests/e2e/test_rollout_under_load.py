@@ -5,6 +5,7 @@ when a connection is refused. An answer is never asked for twice.
 """
 
 import itertools
+import json
 import signal
 import socket
 import subprocess
@@ -86,9 +87,12 @@ class Replica:
 
     def start(self) -> None:
         options = ["--store", str(self.root), "--traffic", str(self.root / "traffic"), "--port", str(self.port)]
+        settings = self.root / f"{self.name}.json"
+        settings.write_text(json.dumps({"drain_grace_s": 1.0}))  # clients look five times a second who is ready
         with (self.root / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "infra.gateway", *options, "--replica", self.name, "--end-with-stdin"],
+                [sys.executable, "-m", "infra.gateway", *options, "--config", str(settings), "--replica", self.name,
+                 "--end-with-stdin"],
                 cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log,
             )  # fmt: skip
         poll(lambda: ready(self.url), f"{self.name} serves")
