@@ -22,7 +22,7 @@ from infra.gateway.config import GatewayConfig
 from infra.gateway.descriptions import Descriptions
 from infra.gateway.dispatch import Answer
 from infra.gateway.errors import RequestError
-from infra.gateway.http import CLOSE, JSON, Header, JsonEndpoint, Reply, error_reply, json_reply, read_body
+from infra.gateway.http import JSON, Header, JsonEndpoint, Reply, error_reply, json_reply, read_body
 from infra.gateway.protocol import InferRequest, check_identifier, parse_feedback, parse_json_length
 from infra.gateway.records import FeedbackRecord
 from infra.gateway.request_log import RequestLog
@@ -176,8 +176,6 @@ class Gateway:
             (b"x-stillhouse-route-version", b"%d" % served.version),
             (b"x-stillhouse-request-id", request.request_id.encode()),
         ]
-        if self._admission.draining:
-            headers.append(CLOSE)
         if answer.cached is not None:
             headers.append((b"x-stillhouse-cache", b"hit" if answer.cached else b"miss"))
         if answer.encoded is None:

@@ -75,6 +75,8 @@ class Connection(HttpToolsProtocol):
         self._turn_away(HTTPStatus.BAD_REQUEST, "this is not a valid HTTP request")
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: object) -> None:
+        if self.admission.draining:
+            cycle.keep_alive = False  # the caller is to connect anew, to another gateway
         if app is service_unavailable:
             app = _full
         else:

@@ -57,9 +57,9 @@ class Descriptions:
         )
 
     async def model_ready(self, scope: Scope, receive: Receive) -> Reply:
-        """Answer `GET /v2/models/{model}/ready`: the champion is loaded; a version that is named must be."""
+        """Answer `GET /v2/models/{model}/ready`: the champion, or the version that is named, takes requests."""
         served = self._table.require(scope["path_params"]["model"])
-        ready = _backend_of(served, scope) is not None
+        ready = _backend_of(served, scope) is not None and not self._admission.draining
         return _readiness({"name": served.route.model_name, "ready": ready}, ready=ready)
 
     async def model_statistics(self, scope: Scope, receive: Receive) -> Reply:

@@ -19,7 +19,7 @@ Header = tuple[bytes, bytes]
 Reply = tuple[int, list[Header], bytes]
 
 JSON: Header = (b"content-type", b"application/json")
-CLOSE: Header = (b"connection", b"close")
+_CLOSE: Header = (b"connection", b"close")
 _REQUEST_ID = b"x-stillhouse-request-id"
 _FAILED = 400
 
@@ -91,7 +91,7 @@ def json_reply(document: object, status: int = 200) -> Reply:
 def error_reply(status: int, message: str, *, close: bool = False) -> Reply:
     """Make the reply that every error has: `{"error": message}`."""
     _, headers, body = json_reply({"error": message})
-    return status, [*headers, CLOSE] if close else headers, body
+    return status, [*headers, _CLOSE] if close else headers, body
 
 
 async def read_body(

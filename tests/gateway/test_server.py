@@ -161,8 +161,10 @@ def test_a_gateway_that_is_told_to_stop_says_so_and_still_answers_for_its_grace(
     gateway.server.stop()
     told = poll(lambda: (reply := gateway.http.get("/v2/health/ready")).status_code == 503 and reply)
     assert told.headers["retry-after"] == "1"
-    last = gateway.infer(X[:1])
-    assert (last.status_code, last.headers["connection"]) == (200, "close")
+    assert gateway.http.get("/v2/models/digits/ready").status_code == 503
+    labels = b'{"id": "r", "labels": [1]}'
+    for last in (gateway.infer(X[:1]), gateway.http.post("/v2/models/digits/feedback", content=labels)):
+        assert (last.status_code, last.headers["connection"]) == (200, "close")
     gateway.thread.join(timeout=20)
     assert not gateway.thread.is_alive()
 
