@@ -113,8 +113,11 @@ def _ledger(services: Services) -> Finding:
 def _signing(services: Services) -> Finding:
     """Ask whether what this machine signs is what it trusts: else a run would fail when it registers, at its end."""
     key_id, trusted = configured_key_ids(services.settings)
+    if trusted is None and key_id is None:
+        remedy = "`stillhouse model keygen` makes a pair of keys; see docs/registry.md"
+        return Finding("signing", "note", "models are not signed, and gateways serve them so", remedy)
     if trusted is None:
-        return Finding("signing", "ok" if key_id else "note", f"models are signed by key {key_id or '(none)'}")
+        return Finding("signing", "ok", f"key {key_id} signs; gateways here do not ask for it")
     if key_id is None:
         return Finding(
             "signing", "note", f"only models signed by {', '.join(trusted)} are served; runs here cannot register any",
