@@ -13,14 +13,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from infra.gateway.admission import ARRIVAL, Admission
 
 _MAX_HEADER_BYTES = 64 * 1024
+_MAX_REST_BYTES = 64 * 1024
 
 logger = logging.getLogger(__name__)
 
 
 class Connection(HttpToolsProtocol):
-    """Closes itself on headers that are late or long, and when a request was answered before its body came.
+    """Closes itself on headers that are late or long, and on a body that is, once its request was answered.
 
-    A caller whose body nobody reads any more would otherwise keep the connection as long as it likes.
+    The rest of a body that nobody reads is awaited for as long as headers are, and up to 64 KiB: closing at once would
+    reset the connection under a caller who has not read the answer yet, or who sends the next request.
     """
 
     admission: ClassVar[Admission]
@@ -30,6 +32,8 @@ class Connection(HttpToolsProtocol):
     _header_bytes = 0
     _headers_due = True
     _has_ended = False
+    _rest_bytes: int | None = None
+    """What came of a body since its request was answered; None when nothing of it is awaited."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -45,6 +49,11 @@ class Connection(HttpToolsProtocol):
         """Take what came; count it while the headers are not whole."""
         self._has_ended = False
         super().data_received(data)
+        if self._rest_bytes is not None and not self.transport.is_closing():
+            self._rest_bytes += len(data)
+            if self._rest_bytes > _MAX_REST_BYTES:
+                self.transport.close()
+            return
         if not self._headers_due or self._has_ended or self.transport.is_closing():
             return
         self._header_bytes += len(data)
@@ -62,13 +71,18 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Expect the next request."""
         self._headers_due = self._has_ended = True
+        if self._rest_bytes is not None:
+            self._rest_bytes = None
+            self._stop_waiting()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, unless the rest of this one's body is still to come."""
         super().on_response_complete()
-        if self.cycle.response_complete and self.cycle.more_body:
-            self.transport.close()
+        if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
+            self._rest_bytes = 0
+            self._stop_waiting()
+            self._wait_for_headers()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""
@@ -97,7 +111,7 @@ class Connection(HttpToolsProtocol):
             return
         if self.cycle is not None and not self.cycle.response_complete:
             self._wait_for_headers()  # a reply is under way; nothing may be written between its bytes
-        elif self._header_bytes:
+        elif self._header_bytes and self._rest_bytes is None:
             self._turn_away(HTTPStatus.REQUEST_TIMEOUT, f"the headers took longer than {self.header_timeout_s:g} s")
         else:
             self.transport.close()

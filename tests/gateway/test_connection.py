@@ -1,3 +1,4 @@
+import contextlib
 import socket
 import threading
 from urllib.parse import urlsplit
@@ -214,3 +215,41 @@ def test_a_body_of_100_mb_costs_no_memory_and_disturbs_nobody(gateway):
     assert {status for _, status in waits} == {200}
     assert peak - before < 24 * 2**20
     print(f"rss +{(peak - before) / 2**20:.1f} MiB; {len(waits)} others, slowest {max(waits)[0] * 1e3:.1f} ms")
+
+
+UNKNOWN = b"POST /v2/models/unknown/infer HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n"
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: g\r\n\r\n"
+
+
+def test_a_connection_lives_on_when_the_rest_of_a_refused_body_comes_late(gateway):
+    running = gateway(header_timeout_s=5.0)
+    with connect(running) as connection:
+        for _ in range(3):
+            connection.sendall(UNKNOWN % 1000)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+            connection.sendall(b"a" * 400)
+            connection.sendall(b"a" * 600 + LIVE)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_is_closed_when_the_rest_of_a_refused_body_never_comes(gateway):
+    running = gateway(header_timeout_s=0.3)
+    with connect(running) as connection:
+        connection.sendall(UNKNOWN % 1000 + b"a" * 10)
+        reply = everything(connection)
+    assert reply.startswith(b"HTTP/1.1 404")
+    assert reply.count(b"HTTP/1.1") == 1
+
+
+def test_a_connection_is_cut_when_the_rest_of_a_refused_body_is_long(gateway):
+    running = gateway(header_timeout_s=30.0)
+    sent = 0
+    with connect(running) as connection:
+        connection.sendall(UNKNOWN % (256 * 2**20))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+        with contextlib.suppress(OSError):
+            for _ in range(2_500):
+                connection.sendall(b"a" * 100_000)
+                sent += 100_000
+    assert sent < 100_000_000
+    assert running.infer(X).status_code == 200
