@@ -13,7 +13,7 @@ from tasks.contracts.evaluation import Machine
 _ENGINES = ("numpy", "onnxruntime", "torch")
 _CPUINFO = Path("/proc/cpuinfo")
 _BFLOAT16 = ("avx512bw", "bf16")
-"""Any of them is enough: with AVX-512 alone, PyTorch widens and rounds at full speed."""
+"""Any of them is enough. Seen to be slow was a processor with AVX2 alone; AVX-512 without BF16 was not measured."""
 _VNNI = ("avx_vnni", "avx512_vnni")
 _INSTRUCTIONS = (
     *("avx2", "avx512bw", "avx_vnni", "avx512_vnni", "amx_int8", "avx512_bf16", "amx_bf16"),  # x86
