@@ -22,6 +22,7 @@ from infra.gateway.config import GatewayConfig
 from infra.gateway.descriptions import Descriptions
 from infra.gateway.dispatch import Answer
 from infra.gateway.errors import RequestError
+from infra.gateway.exposition import Exposition
 from infra.gateway.http import JSON, Header, JsonEndpoint, Reply, error_reply, json_reply, read_body
 from infra.gateway.protocol import InferRequest, check_identifier, parse_feedback, parse_json_length
 from infra.gateway.records import FeedbackRecord
@@ -45,14 +46,17 @@ def create_app(config: GatewayConfig, admission: Admission, access: Access | Non
         access: the tokens that callers need; None lets everybody in.
     """
     gateway = Gateway(config, admission)
-    described = Descriptions(gateway.components, admission)
+    exposition = Exposition(gateway.components.metrics.registry, config.replica, config.peer_sockets)
+    described = Descriptions(gateway.components, admission, exposition)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         gateway.components.start()
+        await exposition.start()
         if config.reuse_port:
             await _first_scan(gateway.components.table)
         yield
+        await exposition.close()
         gateway.components.stop()
 
     log = RequestLog(every_request=config.access_log)

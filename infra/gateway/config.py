@@ -36,6 +36,11 @@ class GatewayConfig(BaseModel):
     reuse_port: bool = Field(
         default=False, description="Let several gateways on one host share the port; the kernel divides connections."
     )
+    peer_sockets: Path | None = Field(
+        default=None,
+        description="Folder in which the workers of one port find one another, to answer for all of them at "
+        "`/metrics`; `--workers` makes one.",
+    )
     tokens: Path | None = Field(
         default=None, description="File of the SHA-256 of the tokens that callers need; see infra.gateway.access."
     )

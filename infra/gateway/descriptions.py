@@ -2,12 +2,13 @@
 
 import importlib.metadata
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope
 
 from infra.gateway.admission import Admission
 from infra.gateway.backend import Backend
 from infra.gateway.components import Components
+from infra.gateway.exposition import Exposition
 from infra.gateway.http import JSON, Reply, json_reply
 from infra.gateway.openapi.document import openapi_json
 from infra.gateway.routing import ServedRoute, parse_version
@@ -16,9 +17,9 @@ from infra.gateway.routing import ServedRoute, parse_version
 class Descriptions:
     """The endpoints that only tell."""
 
-    def __init__(self, components: Components, admission: Admission) -> None:
+    def __init__(self, components: Components, admission: Admission, exposition: Exposition) -> None:
         self._table = components.table
-        self._registry = components.metrics.registry
+        self._exposition = exposition
         self._admission = admission
         self._version = _package_version()
 
@@ -84,9 +85,8 @@ class Descriptions:
         return 200, [JSON], openapi_json(self._version)
 
     async def expose_metrics(self, scope: Scope, receive: Receive) -> Reply:
-        """Answer `GET /metrics`."""
-        page = generate_latest(self._registry)
-        return 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], page
+        """Answer `GET /metrics`: of this process, or of all workers of its port."""
+        return 200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], await self._exposition.page()
 
 
 def _backend_of(served: ServedRoute, scope: Scope) -> Backend | None:

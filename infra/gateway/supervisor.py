@@ -109,7 +109,8 @@ def supervise(
     stopping = threading.Event()
     # Bound and not listening, it gets no connection; it keeps the port while no worker does, and finds a free one.
     with shared_socket(config) as reserved, tempfile.TemporaryDirectory(prefix="stillhouse-gateway-") as folder:
-        config = config.model_copy(update={"port": reserved.getsockname()[1], "reuse_port": True})
+        shared = {"port": reserved.getsockname()[1], "reuse_port": True, "peer_sockets": Path(folder)}
+        config = config.model_copy(update=shared)
         file = Path(folder) / "config.json"
         file.write_text(config.model_dump_json(exclude={"replica"}))
         workers = [_worker(f"{config.replica}-{number}", file, log_format) for number in range(num_workers)]

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from infra.gateway.supervisor import _Worker
 
@@ -131,3 +132,35 @@ def test_a_worker_that_keeps_dying_is_started_after_longer_and_longer_pauses(mon
     now[0] += 31.0  # as if it had lived that long
     worker.tend()
     assert worker._due_at - now[0] == 0.5
+
+
+@pytest.mark.slow
+def test_whichever_worker_is_scraped_tells_of_all(supervisor, site, make_body, poll):
+    process, url, _ = supervisor
+
+    def answered():
+        """Requests of each worker, by one scrape."""
+        page = httpx.get(f"{url}/metrics", timeout=20, trust_env=False).text
+        families = {family.name: family for family in text_string_to_metric_families(page)}
+        counts = families["stillhouse_gateway_inference_seconds"].samples
+        return {sample.labels["worker"]: sample.value for sample in counts if sample.name.endswith("_count")}
+
+    sent = 0
+    while len(answered()) < 2:
+        assert ask(url, make_body(X)).status_code == 200
+        sent += 1
+        assert sent < 200, "the kernel gives new connections to both"
+    scrapes = [answered() for _ in range(10)]
+    assert all(scrape == scrapes[0] for scrape in scrapes), "the same, whichever worker answered"
+    assert set(scrapes[0]) == {"test-0", "test-1"}
+    assert sum(scrapes[0].values()) == sent
+
+    os.kill(min(worker.pid for worker in workers_of(process)), signal.SIGKILL)
+    poll(lambda: len(answered_or_none(answered)) == 1, timeout_s=60)
+
+
+def answered_or_none(answered):
+    try:
+        return answered()
+    except httpx.TransportError:
+        return {}
