@@ -14,6 +14,7 @@ from pydantic import Field
 
 from tasks.contracts.data import SpecialTokens, SplitName, Task
 from tasks.contracts.model import Architecture, EpochRecord, ModelFormat
+from tasks.contracts.resources import Resources
 from tasks.contracts.value import Value
 
 Invariant = Literal["sparsity", "shared_weights", "low_rank"]
@@ -75,13 +76,6 @@ class Applied:
 
     model: bytes
     details: dict[str, float | int | str] = field(default_factory=dict)
-
-
-class Resources(Value):
-    """What a stage asks of the worker that runs it."""
-
-    num_gpus: float = Field(default=0.0, ge=0.0, description="GPUs, fractions allowed.")
-    timeout_s: float = Field(default=6 * 3600.0, gt=0.0, description="Seconds after which the stage is killed.")
 
 
 class TechniqueSpec(Value):
