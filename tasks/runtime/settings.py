@@ -37,7 +37,7 @@ class Settings(BaseSettings):
         default=None, description="DVC remote. Default: the checkout's, else HOME/dvc-remote."
     )
     execution: Literal["local", "ray"] = Field(
-        default="local", description="Where stages run: on this machine, or on the Ray cluster of RAY_ADDRESS."
+        default="local", description="Where stages run: `local`, on the machine of the flow, or `ray`."
     )
     ray_address: str = Field(
         default="auto",

@@ -26,7 +26,7 @@ def where() -> dict[str, str]:
         report_progress(EpochRecord(step=step, metrics={"loss": 1.0 / step}))
     return {
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
-        "node": os.environ.get("RAY_NODE_ID", "") or _node_of_parent(),
+        "node": _raylet(),
         "threads": os.environ["OMP_NUM_THREADS"],
     }
 
@@ -49,14 +49,18 @@ def fail() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _node_of_parent() -> str:
-    return Path(f"/proc/{os.getppid()}/cmdline").read_text()
+def _raylet() -> str:
+    """Return the process id of this node's raylet, the parent of the worker that started this process."""
+    status = Path(f"/proc/{os.getppid()}/status").read_text()
+    return next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:"))
 
 
 def main(folder: Path) -> None:
     from ray.cluster_utils import Cluster
 
+    from tasks.adapters.ray_placement import RayPlacement
     from tasks.runtime.services import connect
+    from tasks.runtime.settings import current_settings
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     gpu_node = cluster.add_node(num_cpus=2, num_gpus=1)
@@ -68,7 +72,7 @@ def main(folder: Path) -> None:
 
     def attempt(name: str, work: Callable[..., Any], **options: Any) -> None:
         try:
-            seen[name] = run_placed(placement, work, **options)
+            seen[name] = run_placed(options.pop("placement", placement), work, **options)
         except StillhouseError as error:
             seen[name] = f"{type(error).__name__}: {error}"
 
@@ -93,7 +97,8 @@ def main(folder: Path) -> None:
     attempt("killed stage", fail)
     attempt("killed worker", linger, **_killing(folder / "worker", parent=True))
     attempt("nowhere", where, resources=Resources(custom={"moonlight": 1}))
-    os.environ["STILLHOUSE_STORE"] = str(folder / "another")
+    elsewhere = RayPlacement(current_settings().model_copy(update={"store": folder / "elsewhere"}))
+    attempt("another store", where, placement=elsewhere)
     seen["stopped"] = _stopped(placement, folder / "stopped")
     thread = threading.Thread(target=attempt, args=("lost node", linger), kwargs={"pid_file": str(folder / "lost")})
     thread.start()

@@ -98,3 +98,9 @@ def test_a_stopped_run_ends_its_stages_on_the_workers(seen: dict[str, Any]) -> N
         "outcome": ["ray_scenario:linger was ended because its run was told to stop"],
         "ended": True,
     }
+
+
+@pytest.mark.slow
+def test_a_worker_with_another_store_refuses_the_stage(seen: dict[str, Any]) -> None:
+    assert seen["another store"].startswith("WorkerMismatchError: the worker on ")
+    assert "set STILLHOUSE_STORE alike" in seen["another store"]
