@@ -27,7 +27,8 @@ from tasks.contracts.errors import (
     WorkerMismatchError,
 )
 from tasks.contracts.value import Digest, Value
-from tasks.runtime.isolation import Message, StageCall, require_run_goes_on, run_in_process
+from tasks.runtime.crews import crew_environment, free_port
+from tasks.runtime.isolation import Message, StageCall, StageProcess, require_run_goes_on
 from tasks.runtime.settings import Settings, current_settings
 from tasks.runtime.source import engine_versions, source_digest
 
@@ -35,6 +36,8 @@ _LOOK_S = 1.0
 """How often a waiting flow asks how a stage is getting on."""
 _BEAT_S = 10.0
 """How often a worker says that it is at work on a stage."""
+_MET_WITHIN_S, _MEETING_LOOK_S = 300.0, 0.2
+"""How long processes that train together wait for their first one, and how often they look."""
 _GRACE_S = 120.0
 """What a stage may take beyond its limit until its worker's answer, or Ray's word of the worker's loss, is here."""
 
@@ -61,16 +64,19 @@ class RayPlacement:
         require_run_goes_on(call.function)
         ray, board = self._connected()
         ticket = uuid.uuid4().hex
-        with _named_errors(ray, call):
-            task = ray.remote(_run_on_worker).options(**options_of(call))
-            answer = task.remote(_Order.of(call, self._settings).model_dump_json(), board, ticket)
+        order = _Order.of(call, self._settings).model_dump_json()
+        with _named_errors(ray, call), _placed(ray, call) as places:
+            task = ray.remote(_run_on_worker)
+            answers = [
+                task.options(**place).remote(order, board, ticket, rank, len(places))
+                for rank, place in enumerate(places)
+            ]
             try:
-                self._wait(ray, board, ticket, answer, call, on_progress)
-                message: Message = json.loads(ray.get(answer))
+                return self._wait(ray, board, ticket, answers, call, on_progress)
             finally:
-                ray.cancel(answer, force=True)  # does nothing to one that is done
+                for answer in answers:
+                    ray.cancel(answer, force=True)  # does nothing to one that is done
                 board.forget.remote(ticket)
-        return message
 
     def _connected(self) -> tuple[Any, Any]:
         """Return Ray and this process's board; connect where that is not done, or was undone by a lost cluster."""
@@ -89,20 +95,57 @@ class RayPlacement:
             return ray, self._board
 
     def _wait(
-        self, ray: Any, board: Any, ticket: str, answer: Any, call: StageCall, on_progress: Callable[[Any], None]
-    ) -> None:
-        """Wait until the answer is here, and pass progress on meanwhile."""
+        self, ray: Any, board: Any, ticket: str, answers: list[Any], call: StageCall, on_progress: Callable[[Any], None]
+    ) -> Message:
+        """Wait until all have answered, or one has failed; pass progress on meanwhile."""
         patience = _Patience(call, self._settings.placement_timeout_s)
+        pending = answers
         while True:
-            done, _ = ray.wait([answer], timeout=_LOOK_S)
+            done, pending = ray.wait(pending, timeout=_LOOK_S)
+            messages: list[Message] = [json.loads(ray.get(answer)) for answer in done]
             for note in ray.get(board.take.remote(ticket)):
                 patience.note(note)
                 if "progress" in note:
                     on_progress(note["progress"])
-            if done:
-                return
+            for message in messages:
+                if "error" in message:
+                    return message
+            if not pending:
+                answered: Message = json.loads(ray.get(answers[0]))
+                return answered
             require_run_goes_on(call.function)
             patience.check(lambda: ray.cluster_resources())
+
+
+@contextmanager
+def _placed(ray: Any, call: StageCall) -> Iterator[list[dict[str, Any]]]:
+    """Give the options of every process of the call; those that train together are placed together or not at all."""
+    options = options_of(call)
+    size = crew_size(call, ray.cluster_resources())
+    if size == 1:
+        yield [options]
+        return
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    group = placement_group([_wanted(call)] * size, strategy="PACK")
+    try:
+        yield [
+            options | {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)}
+            for rank in range(size)
+        ]
+    finally:
+        remove_placement_group(group)
+
+
+def crew_size(call: StageCall, cluster: dict[str, float]) -> int:
+    """Return how many processes train together: all that the call asks for, or what the cluster has room for by now.
+
+    A cluster that has room for none yet may grow, and is asked for all.
+    """
+    wanted = _wanted(call)
+    room = min(int(cluster.get(name, 0.0) // amount) for name, amount in wanted.items())
+    return min(call.resources.num_workers, room or call.resources.num_workers)
 
 
 def options_of(call: StageCall) -> dict[str, Any]:
@@ -245,10 +288,22 @@ class _Order(Value):
 
 
 class _Board:
-    """An actor that keeps what workers note about running stages until their flow takes it."""
+    """An actor that keeps what workers note about running stages until their flow takes it.
+
+    Processes that train together also find one another by it.
+    """
 
     def __init__(self) -> None:
         self._notes: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._meetings: dict[str, tuple[str, int]] = {}
+
+    def meet_at(self, ticket: str, address: str, port: int) -> None:
+        """Keep where the first process of a crew listens."""
+        self._meetings[ticket] = address, port
+
+    def meeting(self, ticket: str) -> tuple[str, int] | None:
+        """Tell where that is, once it is known."""
+        return self._meetings.get(ticket)
 
     def put(self, ticket: str, note: dict[str, Any]) -> None:
         """Keep a note."""
@@ -261,10 +316,11 @@ class _Board:
     def forget(self, ticket: str) -> None:
         """Drop what came too late."""
         self._notes.pop(ticket, None)
+        self._meetings.pop(ticket, None)
 
 
-def _run_on_worker(order: str, board: Any, ticket: str) -> str:
-    """Be the worker: make the call in a process of its own, and answer in JSON whatever happens."""
+def _run_on_worker(order: str, board: Any, ticket: str, rank: int, size: int) -> str:
+    """Be a worker: make the call in a process of its own, and answer in JSON whatever happens."""
     import ray
 
     wanted = _Order.model_validate_json(order)
@@ -272,7 +328,7 @@ def _run_on_worker(order: str, board: Any, ticket: str) -> str:
     last: list[Any] = []
 
     def note(progress: Any = None) -> None:
-        known = {"host": socket.gethostname()} | ({} if progress is None else {"progress": progress})
+        known = {"host": socket.gethostname()} | ({} if progress is None or rank > 0 else {"progress": progress})
         last[:] = [board.put.remote(ticket, known)]
 
     def beat() -> None:
@@ -284,7 +340,8 @@ def _run_on_worker(order: str, board: Any, ticket: str) -> str:
     pulse.start()
     try:
         wanted.require_same()
-        message = run_in_process(wanted.call, note)
+        environment = {} if size == 1 else crew_environment(rank, size, *_meeting(board, ticket, rank))
+        message = StageProcess(wanted.call, environment).run(note)
     except StillhouseError as error:
         message = {"error": {"class": type(error).__name__, "message": str(error), "traceback": ""}}
     finally:
@@ -292,3 +349,25 @@ def _run_on_worker(order: str, board: Any, ticket: str) -> str:
         pulse.join()
     ray.get(last)  # all progress is on the board before the answer is out
     return json.dumps(message)
+
+
+def _meeting(board: Any, ticket: str, rank: int) -> tuple[str, int]:
+    """Return where the crew's first process listens; the first one chooses it.
+
+    Raises:
+        WorkerLostError: the first one does not come.
+    """
+    import ray
+
+    if rank == 0:
+        address = ray.util.get_node_ip_address()
+        place = address, free_port(address)
+        ray.get(board.meet_at.remote(ticket, *place))
+        return place
+    deadline = time.monotonic() + _MET_WITHIN_S
+    while time.monotonic() < deadline:
+        met: tuple[str, int] | None = ray.get(board.meeting.remote(ticket))
+        if met is not None:
+            return met
+        time.sleep(_MEETING_LOOK_S)
+    raise WorkerLostError(f"the first of the processes that train together did not come within {_MET_WITHIN_S:.0f} s")

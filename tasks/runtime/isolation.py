@@ -107,20 +107,6 @@ def outcome_of(function: Callable[..., R], message: Message) -> R:
     return typing.cast(R, result)
 
 
-def run_in_process(call: StageCall, on_progress: Callable[[Any], None] = lambda _: None) -> Message:
-    """Make the call in a fresh process on this machine.
-
-    Args:
-        call: What to call. Its process is killed `call.resources.timeout_s` seconds after it began.
-        on_progress: Called with each value that the function gave to `report_progress`, as JSON.
-
-    Raises:
-        RunStoppedError: the run was told to stop.
-        WorkerLostError: the process was killed or timed out.
-    """
-    return _Child(call).run(on_progress)
-
-
 @contextmanager
 def stopping_with_run() -> Iterator[None]:
     """Kill the stage processes, and start no more, when a signal ends the block.
@@ -157,14 +143,34 @@ def report_progress(value: Value) -> None:
         _sender({"progress": value.model_dump(mode="json")})
 
 
-class _Child:
-    """One stage process, seen from its parent."""
+class StageProcess:
+    """One stage process on this machine, seen from its parent."""
 
-    def __init__(self, call: StageCall) -> None:
+    def __init__(self, call: StageCall, environment: Mapping[str, str] | None = None) -> None:
+        """Prepare the call; `environment` adds to what the process inherits."""
         self._call = call
         self._name = call.function
+        self._environment = environment or {}
+        self._process: subprocess.Popen[str] | None = None
+        self._killed = False
 
-    def run(self, on_progress: Callable[[Any], None]) -> Message:
+    def kill(self) -> None:
+        """End the process, or keep it from starting."""
+        with _running_lock:
+            self._killed = True
+            if self._process is not None:
+                self._process.kill()
+
+    def run(self, on_progress: Callable[[Any], None] = lambda _: None) -> Message:
+        """Make the call and return how it ended.
+
+        Args:
+            on_progress: Called with each value that the function gave to `report_progress`, as JSON.
+
+        Raises:
+            RunStoppedError: the run was told to stop.
+            WorkerLostError: the process was killed, also after `call.resources.timeout_s`.
+        """
         timeout_s = self._call.resources.timeout_s
         process, read_end = self._start()
         with process:
@@ -201,8 +207,10 @@ class _Child:
         with _running_lock:  # so that a run that stops either sees the process or keeps it from starting
             if _stopping.is_set():
                 raise RunStoppedError(f"{self._name} was not begun because its run was told to stop")
+            if self._killed:
+                raise WorkerLostError(f"{self._name} was not begun because it was given up")
             read_end, write_end = os.pipe()
-            environment = os.environ | {
+            environment = {**os.environ, **self._environment} | {
                 _CHANNEL: str(write_end),
                 "OMP_NUM_THREADS": threads,
                 "MKL_NUM_THREADS": threads,
@@ -220,6 +228,7 @@ class _Child:
             )
             os.close(write_end)
             _running.add(process)
+            self._process = process
         return process, read_end
 
     @staticmethod

@@ -8,11 +8,13 @@ move through the store.
 import os
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from tasks.contracts.resources import Resources
 from tasks.contracts.value import Slug
-from tasks.runtime.isolation import Message, StageCall, make_call, outcome_of, run_in_process
+from tasks.runtime.crews import run_crew
+from tasks.runtime.isolation import Message, StageCall, StageProcess, make_call, outcome_of
 
 R = TypeVar("R")
 
@@ -35,23 +37,44 @@ class Placement(Protocol):
 
 
 class LocalPlacement:
-    """On this machine: as many stage processes at once as it has CPUs for their threads."""
+    """On this machine: as many stage processes at once as it has CPUs for their threads.
+
+    Processes that train one model together are as many as it has GPUs, or CPUs, for.
+    """
 
     def __init__(self) -> None:
         self._num_cpus = len(os.sched_getaffinity(0))
+        self._gpus = visible_gpus()
         self._slots = threading.BoundedSemaphore(self._num_cpus)
         self._order = threading.Lock()
 
     def run(self, call: StageCall, on_progress: Callable[[Any], None]) -> Message:
         """Make the call as soon as enough CPUs are free. One that measures waits for all of them."""
-        wanted = self._num_cpus if call.target is not None else min(call.num_threads, self._num_cpus)
+        size = self._crew_size(call)
+        wanted = self._num_cpus if call.target is not None else min(size * call.num_threads, self._num_cpus)
         with self._order:  # so that of two wide stages neither holds half
             for _ in range(wanted):
                 self._slots.acquire()
         try:
-            return run_in_process(call, on_progress)
+            if size > 1:
+                return run_crew(call, size, self._gpus[:size] if call.resources.num_gpus > 0 else [], on_progress)
+            return StageProcess(call).run(on_progress)
         finally:
             self._slots.release(wanted)
+
+    def _crew_size(self, call: StageCall) -> int:
+        """Return how many processes run the call: all that it asks for, or what there is room for."""
+        if call.resources.num_gpus > 0 and self._gpus:
+            return min(call.resources.num_workers, len(self._gpus))
+        return min(call.resources.num_workers, max(1, self._num_cpus // call.num_threads))
+
+
+def visible_gpus(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """Return the CUDA devices that this process may use, without loading CUDA."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [device for device in named.split(",") if device]
+    return [str(number) for number, _ in enumerate(drivers.iterdir())] if drivers.is_dir() else []
 
 
 def run_placed(

@@ -38,6 +38,18 @@ def busy(log: str) -> None:
         time.sleep(0.5)
 
 
+def sum_up() -> dict[str, float]:
+    """Add the numbers of two processes up; each runs on its own reservation."""
+    import torch
+
+    from tasks.techniques.crew import joined_crew
+
+    with joined_crew(2) as crew:
+        numbers = torch.tensor([crew.rank + 1.0])
+        crew.add_up([numbers])
+    return {"sum": numbers.item(), "size": float(crew.size)}
+
+
 def linger(pid_file: str) -> None:
     part = Path(f"{pid_file}.part")
     part.write_text(f"{os.getpid()} {os.getppid()}")
@@ -94,6 +106,8 @@ def main(folder: Path) -> None:
         for thread in together:
             thread.join()
         seen[f"two of {share} GPU"] = log.read_text().split()
+    attempt("crew", sum_up, resources=Resources(num_workers=2))
+    attempt("smaller crew", sum_up, resources=Resources(num_workers=2, num_gpus=1))
     attempt("killed stage", fail)
     attempt("killed worker", linger, **_killing(folder / "worker", parent=True))
     attempt("nowhere", where, resources=Resources(custom={"moonlight": 1}))

@@ -104,3 +104,13 @@ def test_a_stopped_run_ends_its_stages_on_the_workers(seen: dict[str, Any]) -> N
 def test_a_worker_with_another_store_refuses_the_stage(seen: dict[str, Any]) -> None:
     assert seen["another store"].startswith("WorkerMismatchError: the worker on ")
     assert "set STILLHOUSE_STORE alike" in seen["another store"]
+
+
+@pytest.mark.slow
+def test_processes_that_train_together_find_one_another(seen: dict[str, Any]) -> None:
+    assert seen["crew"] == {"sum": 3.0, "size": 2.0}
+
+
+@pytest.mark.slow
+def test_a_crew_is_as_large_as_the_cluster_has_room_for(seen: dict[str, Any]) -> None:
+    assert seen["smaller crew"] == {"sum": 1.0, "size": 1.0}, "there is one GPU"
