@@ -13,14 +13,13 @@ from prefect.cache_policies import NO_CACHE
 from benchmarks.result import Figure, Findings, figure, ratio
 from tasks.contracts.artifact import ArtifactRef, artifact_key
 from tasks.contracts.model import ModelRef, StageResult
-from tasks.runtime.isolation import run_isolated
+from tasks.runtime.placement import LocalPlacement, run_placed
 from tasks.runtime.services import connect
 from tasks.runtime.stage import stage_task
 
 _NUM_STAGES = 100
 _NUM_STARTS = 20
 _ARTIFACT_BYTES = 100_000
-_TIMEOUT_S = 60.0
 _SEED = 0
 _DIGEST = "0" * 64
 
@@ -91,8 +90,9 @@ def _task_figures(artifact: ArtifactRef) -> list[Figure]:
 
 
 def _time_starts() -> dict[str, list[float]]:
+    placement = LocalPlacement()
     calls: dict[str, Callable[[], object]] = {
-        "isolated": lambda: run_isolated(artifact_key, timeout_s=_TIMEOUT_S, digest=_DIGEST),
+        "isolated": lambda: run_placed(placement, artifact_key, digest=_DIGEST),
         "interpreter": lambda: subprocess.run([sys.executable, "-c", ""], check=True),
         "imports": lambda: subprocess.run([sys.executable, "-c", "import tasks.runtime.isolation"], check=True),
         "in process": lambda: artifact_key(_DIGEST),

@@ -20,6 +20,7 @@ from tasks.contracts.retraining import Retraining
 from tasks.contracts.run import RunDossier
 from tasks.evaluation.machine import current_machine
 from tasks.fetch import fetch
+from tasks.identify import identify
 from tasks.measure import measure
 from tasks.register import register
 from tasks.report import report, report_path
@@ -65,7 +66,7 @@ def _compress(plan: CompressionPlan, pin_baseline: bool, retraining: Retraining 
     candidates = [candidate.finish() for candidate in pending]
     finished = [candidate for candidate in candidates if candidate.failure is None]
     outcomes = cross_validate(plan, splits, finished)
-    timings = measure(models_to_time(baseline, candidates), data, current_machine(), plan.seed)
+    timings = measure(models_to_time(baseline, candidates), data, identify(plan.target), plan.seed, plan.target)
     champion = served_model(retraining.champion) if retraining else None
     judged, baseline_tested = judge(plan, data, baseline, candidates, timings, outcomes, started_at, champion)
     dossier = make_dossier(

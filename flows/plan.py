@@ -135,6 +135,12 @@ def check_chain(name: str, chain: tuple[Technique, ...]) -> None:
                 f"candidate {name!r}: {technique.kind} needs a torch model, but {giver} before it gives onnx; "
                 f"move {technique.kind} before {giver}"
             )
+        if technique.resources.num_workers > 1 and not technique.trains_in_parallel:
+            raise ValueError(
+                f"candidate {name!r}: {technique.kind} as it is set here runs in one process; set "
+                "resources.num_workers to 1 (distill_response, distill_decoupled and the baseline's training share "
+                "their work)"
+            )
         if technique.starts_over and position > 0:
             raise ValueError(
                 f"candidate {name!r}: {technique.kind} builds a student from scratch and throws away what {giver} "

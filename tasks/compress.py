@@ -25,7 +25,7 @@ def compress(
         apply_technique,
         label=f"{candidate}: {technique.kind}",
         planned_epochs=technique.planned_epochs,
-        timeout_s=technique.resources.timeout_s,
+        resources=technique.resources,
         num_threads=technique.num_threads,
         technique=technique,
         model=previous.model,

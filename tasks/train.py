@@ -14,7 +14,7 @@ def train(spec: TrainSpec, data: DatasetRef, seed: int, start: ModelRef | None =
         train_baseline,
         label="train",
         planned_epochs=spec.schedule_in_use.epochs,
-        timeout_s=spec.resources.timeout_s,
+        resources=spec.resources,
         num_threads=spec.num_threads,
         spec=spec,
         data=data,

@@ -73,6 +73,10 @@ class WorkerLostError(InfrastructureError):
     """A stage's process ended without a result (killed, crashed or timed out)."""
 
 
+class WorkerMismatchError(InfrastructureError):
+    """A worker that would compute or store something else than the run asks for; another one may do."""
+
+
 class RunStoppedError(StillhouseError):
     """A stage that was given up because its run was told to stop; a later run goes on from its checkpoint."""
 

@@ -8,9 +8,6 @@ one holder of the stage's lock at a time, also across processes; the others then
 import json
 import threading
 from collections.abc import Callable, Mapping
-from functools import cache
-from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
 from prefect.cache_policies import CachePolicy
@@ -24,11 +21,7 @@ from tasks.contracts.evaluation import Quality, Timing, TimingTable
 from tasks.contracts.model import ModelRef, StageResult
 from tasks.contracts.value import Value, sha256_hex
 from tasks.runtime.services import connect
-from tasks.runtime.source import source_digest
-
-_ENGINES = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "scikit-learn", "tokenizers")
-
-_OPTIONAL_ENGINES = {"tasks.models.huggingface": "transformers"}
+from tasks.runtime.source import engine_versions, source_digest
 
 Sources = Callable[[Mapping[str, Any]], list[str]]
 """From a task's inputs to the names of the modules that it executes."""
@@ -36,14 +29,19 @@ Sources = Callable[[Mapping[str, Any]], list[str]]
 
 def stage_key(task_name: str, inputs: Mapping[str, Any], modules: list[str]) -> str:
     """Return the cache key of one stage: `<task name>/<sha256>`."""
-    executed = [*modules, *_named_modules(inputs)]
+    executed = executed_by(inputs, modules)
     document = {
         "task": task_name,
         "inputs": {name: identity(value) for name, value in sorted(inputs.items())},
         "source": source_digest(executed),
-        "engines": _engine_versions(tuple(sorted(_OPTIONAL_ENGINES.keys() & set(executed)))),
+        "engines": engine_versions(executed),
     }
     return f"{task_name}/{sha256_hex(json.dumps(document, sort_keys=True).encode())}"
+
+
+def executed_by(inputs: Mapping[str, Any], modules: list[str]) -> list[str]:
+    """Return the modules that a stage executes: those of its task, and of the model factories that its inputs name."""
+    return [*modules, *_named_modules(inputs)]
 
 
 def identity(value: Any) -> Any:
@@ -89,14 +87,6 @@ def _named_modules(inputs: Mapping[str, Any]) -> list[str]:
     return found
 
 
-@cache
-def _engine_versions(modules: tuple[str, ...]) -> dict[str, str]:
-    """Return the versions of the engines, and of the optional ones that `modules` rest on."""
-    optional = [_OPTIONAL_ENGINES[module] for module in modules]
-    installed = [name for name in optional if find_spec(name) is not None]  # without it the stage fails with a remedy
-    return {name: version(name) for name in (*_ENGINES, *installed)}
-
-
 class StageCachePolicy(CachePolicy):
     """Prefect's policy for cached stages: keys by content and source, one computation at a time."""
 
@@ -109,8 +99,16 @@ class StageCachePolicy(CachePolicy):
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
     ) -> str:
         """Return the stage key of this call."""
-        used = {name: value for name, value in inputs.items() if name not in self._ignore}
+        used = self._used(inputs)
         return stage_key(task_ctx.task.name, used, self._sources(used))
+
+    def modules_of(self, inputs: Mapping[str, Any]) -> list[str]:
+        """Return the modules that the stage executes on these inputs."""
+        used = self._used(inputs)
+        return executed_by(used, self._sources(used))
+
+    def _used(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in inputs.items() if name not in self._ignore}
 
 
 class StageRecords(WritableFileSystem):

@@ -6,6 +6,7 @@ and results are JSON of pydantic-typed values, and progress comes back line by l
 
 The child ends when its parent does, however the parent dies: its standard input reaches end-of-file.
 A parent that is asked to end (SIGTERM, Ctrl-C) need not wait for it either: see `stopping_with_run`.
+Where the process runs is up to `tasks.runtime.placement`; this module starts it on this machine.
 """
 
 import importlib
@@ -19,9 +20,9 @@ import time
 import traceback
 import typing
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, Self, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -33,56 +34,77 @@ from tasks.contracts.errors import (
     StillhouseError,
     WorkerLostError,
 )
-from tasks.contracts.value import Value
+from tasks.contracts.resources import Resources
+from tasks.contracts.value import Slug, Value
 
 R = TypeVar("R")
 
+Message = dict[str, Any]
+"""How a call ended: `{"result": ...}` or `{"error": {"class", "message", "traceback"}}`, as JSON."""
+
 _CHANNEL = "STILLHOUSE_STAGE_CHANNEL"
-_SLOTS = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
-"""Stage processes of this process that run at once: one per CPU."""
 _running: set["subprocess.Popen[str]"] = set()
 _running_lock = threading.Lock()
 _stopping = threading.Event()
 
 
-def run_isolated(
-    function: Callable[..., R],
-    *,
-    timeout_s: float,
-    num_threads: int = 1,
-    exclusive: bool = False,
-    on_progress: Callable[[Any], None] = lambda _: None,
-    **arguments: Any,
-) -> R:
-    """Call a module-level, fully annotated function in a fresh process and return what it returns.
+class StageCall(Value):
+    """A function to be called in a process of its own, wherever that is, and what the call needs there."""
 
-    Args:
-        function: Its annotations say how arguments and result travel as JSON.
-        timeout_s: Wall time after which the process is killed.
-        num_threads: Threads of OpenMP, MKL and torch in the process; it takes as many slots.
-        exclusive: Wait until no other stage process of this process runs, and keep others out.
-        on_progress: Called with each value that the function gave to `report_progress`.
-        **arguments: Passed by name.
+    function: str
+    """As `module:name`."""
+    arguments: dict[str, Any]
+    """By name, as JSON; the function's annotations say what they are."""
+    num_threads: int = 1
+    """Threads of OpenMP, MKL and torch in the process."""
+    target: Slug | None = None
+    """The kind of machine that the call measures, if it measures; it then runs alone on such a one."""
+    resources: Resources = Resources()
+    modules: tuple[str, ...] = ()
+    """What the call executes, as the stage's cache key names it."""
+
+    def to_json(self) -> str:
+        """Write the call on one line."""
+        return json.dumps(self.model_dump())
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """Read what `to_json` wrote."""
+        return cls.model_validate(json.loads(line))
+
+
+def make_call(
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    *,
+    resources: Resources = Resources(),
+    num_threads: int = 1,
+    target: Slug | None = None,
+    modules: Iterable[str] = (),
+) -> StageCall:
+    """Write down the call of a module-level, fully annotated function; its annotations say how values become JSON."""
+    hints = typing.get_type_hints(function)
+    return StageCall(
+        function=f"{function.__module__}:{function.__qualname__}",
+        arguments={name: TypeAdapter(hints[name]).dump_python(value, mode="json") for name, value in arguments.items()},
+        num_threads=num_threads,
+        target=target,
+        resources=resources,
+        modules=tuple(sorted({function.__module__, *modules})),
+    )
+
+
+def outcome_of(function: Callable[..., R], message: Message) -> R:
+    """Return what the call of `function` returned, or raise what it raised.
 
     Raises:
         StillhouseError: of the class that the function raised.
-        RunStoppedError: the run was told to stop.
-        OutOfMemoryError: it ran out of memory.
-        WorkerLostError: the process was killed or timed out.
         StageFailedError: it raised anything else; the message ends with the traceback.
     """
-    hints = typing.get_type_hints(function)
-    request = {
-        "function": f"{function.__module__}:{function.__qualname__}",
-        "arguments": {
-            name: TypeAdapter(hints[name]).dump_python(value, mode="json") for name, value in arguments.items()
-        },
-        "num_threads": num_threads,  # set before the child starts, since OpenMP reads it once
-    }
-    slots = _SLOTS._initial_value if exclusive else min(num_threads, _SLOTS._initial_value)  # type: ignore[attr-defined]
-    with _taken(slots):
-        outcome = _Child(request).run(timeout_s, on_progress)
-    return typing.cast(R, TypeAdapter(hints["return"]).validate_python(outcome))
+    if "error" in message:
+        _raise_again(f"{function.__module__}:{function.__qualname__}", message["error"])
+    result = TypeAdapter(typing.get_type_hints(function)["return"]).validate_python(message["result"])
+    return typing.cast(R, result)
 
 
 @contextmanager
@@ -105,38 +127,51 @@ def stopping_with_run() -> Iterator[None]:
         raise
 
 
+def require_run_goes_on(name: str) -> None:
+    """Refuse to go on with `name` once the run was told to stop.
+
+    Raises:
+        RunStoppedError: it was.
+    """
+    if _stopping.is_set():
+        raise RunStoppedError(f"{name} was ended because its run was told to stop")
+
+
 def report_progress(value: Value) -> None:
     """Send a value from inside an isolated function to its caller; does nothing elsewhere."""
     if _sender is not None:
         _sender({"progress": value.model_dump(mode="json")})
 
 
-class _taken:  # noqa: N801 - reads as a phrase: with _taken(2)
-    """Hold several slots; acquired under one lock, so that two wide stages cannot each hold half."""
+class StageProcess:
+    """One stage process on this machine, seen from its parent."""
 
-    _order = threading.Lock()
+    def __init__(self, call: StageCall, environment: Mapping[str, str] | None = None) -> None:
+        """Prepare the call; `environment` adds to what the process inherits."""
+        self._call = call
+        self._name = call.function
+        self._environment = environment or {}
+        self._process: subprocess.Popen[str] | None = None
+        self._killed = False
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
+    def kill(self) -> None:
+        """End the process, or keep it from starting."""
+        with _running_lock:
+            self._killed = True
+            if self._process is not None:
+                self._process.kill()
 
-    def __enter__(self) -> None:
-        with self._order:
-            for _ in range(self._slots):
-                _SLOTS.acquire()
+    def run(self, on_progress: Callable[[Any], None] = lambda _: None) -> Message:
+        """Make the call and return how it ended.
 
-    def __exit__(self, *exc_info: object) -> None:
-        for _ in range(self._slots):
-            _SLOTS.release()
+        Args:
+            on_progress: Called with each value that the function gave to `report_progress`, as JSON.
 
-
-class _Child:
-    """One stage process, seen from its parent."""
-
-    def __init__(self, request: dict[str, Any]) -> None:
-        self._request = request
-        self._name = str(request["function"])
-
-    def run(self, timeout_s: float, on_progress: Callable[[Any], None]) -> Any:
+        Raises:
+            RunStoppedError: the run was told to stop.
+            WorkerLostError: the process was killed, also after `call.resources.timeout_s`.
+        """
+        timeout_s = self._call.resources.timeout_s
         process, read_end = self._start()
         with process:
             assert process.stdin is not None
@@ -146,7 +181,7 @@ class _Child:
             started = time.monotonic()
             tail = _TailReader(process.stdout)
             try:
-                process.stdin.write(json.dumps(self._request) + "\n")
+                process.stdin.write(self._call.to_json() + "\n")
                 process.stdin.flush()
                 with os.fdopen(read_end, encoding="utf-8") as channel:
                     message = self._last_message(channel, on_progress)
@@ -161,22 +196,21 @@ class _Child:
                 with _running_lock:
                     _running.discard(process)
             code = process.wait()
-        if message is None and _stopping.is_set():
-            raise RunStoppedError(f"{self._name} was ended because its run was told to stop")
         if message is None:
+            require_run_goes_on(self._name)
             self._lost(code, time.monotonic() - started, timeout_s, tail.text())
-        if "error" in message:
-            _raise_again(self._name, message["error"])
-        return message["result"]
+        return message
 
     def _start(self) -> "tuple[subprocess.Popen[str], int]":
         """Start the process; return it and the end of the pipe that its answer comes from."""
-        threads = str(self._request["num_threads"])
+        threads = str(self._call.num_threads)  # in the environment, since OpenMP reads it once
         with _running_lock:  # so that a run that stops either sees the process or keeps it from starting
             if _stopping.is_set():
                 raise RunStoppedError(f"{self._name} was not begun because its run was told to stop")
+            if self._killed:
+                raise WorkerLostError(f"{self._name} was not begun because it was given up")
             read_end, write_end = os.pipe()
-            environment = os.environ | {
+            environment = {**os.environ, **self._environment} | {
                 _CHANNEL: str(write_end),
                 "OMP_NUM_THREADS": threads,
                 "MKL_NUM_THREADS": threads,
@@ -194,12 +228,13 @@ class _Child:
             )
             os.close(write_end)
             _running.add(process)
+            self._process = process
         return process, read_end
 
     @staticmethod
-    def _last_message(channel: IO[str], on_progress: Callable[[Any], None]) -> dict[str, Any] | None:
+    def _last_message(channel: IO[str], on_progress: Callable[[Any], None]) -> Message | None:
         for line in channel:
-            message: dict[str, Any] = json.loads(line)
+            message: Message = json.loads(line)
             if "progress" not in message:
                 return message
             on_progress(message["progress"])
@@ -249,9 +284,9 @@ def _serve_one_call() -> None:
         channel.flush()
 
     _sender = send
-    request = json.loads(sys.stdin.readline())
+    call = StageCall.from_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    send(_answer(request))
+    send(_answer(call))
 
 
 def _end_with_parent() -> None:
@@ -260,13 +295,13 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
+def _answer(call: StageCall) -> Message:
     try:
-        module, _, name = request["function"].partition(":")
+        module, _, name = call.function.partition(":")
         function = getattr(importlib.import_module(module), name)
         hints = typing.get_type_hints(function)
         arguments = {
-            name: TypeAdapter(hints[name]).validate_python(value) for name, value in request["arguments"].items()
+            name: TypeAdapter(hints[name]).validate_python(value) for name, value in call.arguments.items()
         }
         result = function(**arguments)
         return {"result": TypeAdapter(hints["return"]).dump_python(result, mode="json")}

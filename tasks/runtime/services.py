@@ -15,6 +15,7 @@ from tasks.contracts.model import EpochRecord
 from tasks.contracts.monitoring import Announcement
 from tasks.contracts.value import Digest
 from tasks.contracts.verdict import LedgerEntry
+from tasks.runtime.placement import LocalPlacement, Placement
 from tasks.runtime.settings import Settings, current_settings
 
 
@@ -285,6 +286,7 @@ class Services:
     make_registry: Callable[[], Registry]
     make_tracker: Callable[[], Tracker]
     make_events: Callable[[], Events] = NoEvents
+    make_placement: Callable[[], Placement] = LocalPlacement
 
     @property
     def ledger(self) -> Ledger:
@@ -305,6 +307,11 @@ class Services:
     def events(self) -> Events:
         """Where events go."""
         return self.make_events()
+
+    @property
+    def placement(self) -> Placement:
+        """Where stages run."""
+        return self.make_placement()
 
 
 @cache
@@ -340,6 +347,14 @@ def connect(settings: Settings | None = None) -> Services:
 
         return PrefectEvents(settings)
 
+    @cache
+    def placement() -> Placement:
+        if settings.execution == "local":
+            return LocalPlacement()
+        from tasks.adapters.ray_placement import RayPlacement
+
+        return RayPlacement(settings)
+
     return Services(
         settings=settings,
         artifacts=LocalArtifacts(root, settings.store_compression),
@@ -351,4 +366,5 @@ def connect(settings: Settings | None = None) -> Services:
         make_registry=registry,
         make_tracker=tracker,
         make_events=events,
+        make_placement=placement,
     )

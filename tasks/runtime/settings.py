@@ -8,7 +8,7 @@ import shlex
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -35,6 +35,16 @@ class Settings(BaseSettings):
     mlflow_artifacts: str | None = Field(default=None, description="MLflow artifacts. Default: HOME/mlflow-artifacts.")
     dvc_remote: str | None = Field(
         default=None, description="DVC remote. Default: the checkout's, else HOME/dvc-remote."
+    )
+    execution: Literal["local", "ray"] = Field(
+        default="local", description="Where stages run: `local`, on the machine of the flow, or `ray`."
+    )
+    ray_address: str = Field(
+        default="auto",
+        description="Ray cluster: `ray://host:10001` from outside it, `auto` on one of its nodes.",
+    )
+    placement_timeout_s: float = Field(
+        default=1800.0, gt=0, description="Seconds that a stage waits for a worker of the cluster to take it."
     )
     serving_command: str | None = Field(
         default=None,

@@ -4,20 +4,25 @@ Import statements are read from the syntax tree, wherever they stand (also insid
 is imported to find out. Infrastructure (`tasks.runtime`, `tasks.adapters`) moves bytes and cannot change
 what a stage computes; the registries list every technique and source, and which one is used is named by
 the spec. Both are left out, so that an edit there does not recompute everything.
+
+Beside the source stand the versions of the engines that compute: what else an outcome depends on.
 """
 
 import ast
 import hashlib
-import importlib.util
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib.machinery import ModuleSpec
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from tasks.contracts.value import Digest
 
 _INFRASTRUCTURE = ("tasks.runtime", "tasks.adapters")
 _REGISTRIES = ("tasks.techniques", "tasks.datasets")
+_ENGINES = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "scikit-learn", "tokenizers")
+_OPTIONAL_ENGINES = {"tasks.models.huggingface": "transformers"}
 
 
 def source_digest(modules: Iterable[str]) -> Digest:
@@ -35,6 +40,18 @@ def source_digest(modules: Iterable[str]) -> Digest:
 def executed_modules(modules: Iterable[str]) -> list[str]:
     """Return the names of the modules that `source_digest` covers, sorted."""
     return sorted(_closure(tuple(sorted(set(modules)))))
+
+
+def engine_versions(modules: Iterable[str]) -> dict[str, str]:
+    """Return the versions of the engines, and of the optional ones that `modules` rest on."""
+    return dict(_engine_versions(tuple(sorted(_OPTIONAL_ENGINES.keys() & set(modules)))))
+
+
+@lru_cache(maxsize=16)
+def _engine_versions(modules: tuple[str, ...]) -> dict[str, str]:
+    optional = [_OPTIONAL_ENGINES[module] for module in modules]
+    installed = [name for name in optional if find_spec(name) is not None]  # without it the stage fails with a remedy
+    return {name: version(name) for name in (*_ENGINES, *installed)}
 
 
 def _closure(roots: tuple[str, ...]) -> dict[str, Path]:
@@ -77,7 +94,7 @@ def _source_file(name: str) -> Path | None:
 
 @lru_cache(maxsize=256)
 def _top_level(name: str) -> ModuleSpec | None:
-    return importlib.util.find_spec(name)
+    return find_spec(name)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -14,9 +14,12 @@ from prefect.transactions import get_transaction
 
 from tasks.contracts.errors import InfrastructureError, OutOfMemoryError, TechniqueError
 from tasks.contracts.model import EpochRecord
+from tasks.contracts.resources import Resources
+from tasks.contracts.value import Slug
 from tasks.runtime.caching import Sources, StageCachePolicy, StageRecords
-from tasks.runtime.isolation import run_isolated
+from tasks.runtime.placement import run_placed
 from tasks.runtime.progress import ProgressArtifact
+from tasks.runtime.services import connect
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,29 +79,45 @@ def effect_task(function: Callable[P, R]) -> Task[P, R]:
 def run_stage(
     work: Callable[..., R],
     *,
-    timeout_s: float = 3600.0,
+    resources: Resources = Resources(timeout_s=3600.0),
     num_threads: int = 1,
-    exclusive: bool = False,
+    target: Slug | None = None,
     **arguments: Any,
 ) -> R:
     """Run a stage's work in its own process; it is told the running task's key if it asks for `stage_key`."""
     if "stage_key" in inspect.signature(work).parameters:
         arguments["stage_key"] = _current_key()
-    return run_isolated(work, timeout_s=timeout_s, num_threads=num_threads, exclusive=exclusive, **arguments)
+    return run_placed(
+        connect().placement,
+        work,
+        resources=resources,
+        num_threads=num_threads,
+        target=target,
+        modules=_current_modules(),
+        **arguments,
+    )
 
 
 def run_training_stage(
-    work: Callable[..., R], *, timeout_s: float, num_threads: int, planned_epochs: int, label: str, **arguments: Any
+    work: Callable[..., R],
+    *,
+    resources: Resources,
+    num_threads: int,
+    planned_epochs: int,
+    label: str,
+    **arguments: Any,
 ) -> R:
     """As `run_stage`, with progress shown, and with smaller and smaller micro-batches when memory runs out."""
     progress = ProgressArtifact(label, planned_epochs)
     limit: int | None = None
     while True:
         try:
-            return run_isolated(
+            return run_placed(
+                connect().placement,
                 work,
-                timeout_s=timeout_s,
+                resources=resources,
                 num_threads=num_threads,
+                modules=_current_modules(),
                 stage_key=_current_key(),
                 micro_batch_limit=limit,
                 on_progress=lambda record: progress.show(EpochRecord.model_validate(record)),
@@ -112,6 +131,13 @@ def run_training_stage(
                     "use a smaller model, or a worker with more memory"
                 ) from error
             _logger.warning("%s ran out of memory (%s); trying again with at most %d rows at once", label, error, limit)
+
+
+def _current_modules() -> list[str]:
+    """Return what the running task executes; nothing where there is no task (a direct call)."""
+    context = TaskRunContext.get()
+    policy = context.task.cache_policy if context else None
+    return policy.modules_of(context.parameters) if context and isinstance(policy, StageCachePolicy) else []
 
 
 def _current_key() -> str:

@@ -26,4 +26,5 @@ def apply_technique(
         seed=seed,
         baseline=baseline,
         micro_batch_limit=micro_batch_limit,
+        num_workers=technique.resources.num_workers,
     )

@@ -48,6 +48,7 @@ def train_baseline(
         stage_key,
         seed=seed,
         micro_batch_limit=micro_batch_limit,
+        num_workers=spec.resources.num_workers,
     )
 
 

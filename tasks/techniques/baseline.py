@@ -5,9 +5,9 @@ from typing import Final
 from pydantic import Field
 
 from tasks.contracts.model import Architecture
+from tasks.contracts.resources import Resources
 from tasks.contracts.value import Value
 from tasks.techniques.schedule import Schedule
-from tasks.techniques.technique import Resources
 
 LINEAGE: Final = "lineage"
 """As `WarmStart.weights`: the baseline that the model's champion was made from."""

@@ -14,7 +14,9 @@ from pydantic import Field
 
 from tasks.contracts.data import SpecialTokens, SplitName, Task
 from tasks.contracts.model import Architecture, EpochRecord, ModelFormat
+from tasks.contracts.resources import Resources
 from tasks.contracts.value import Value
+from tasks.techniques.crew import Crew
 
 Invariant = Literal["sparsity", "shared_weights", "low_rank"]
 """What one stage gives a model and a later one must not take away unnoticed: weights that are zero under a
@@ -67,6 +69,8 @@ class StageContext:
     """None for rows that are no texts."""
     micro_batch_limit: int | None = None
     """Largest batch that fits in memory, known after running out of it; gradients are accumulated."""
+    crew: Crew = Crew()
+    """The processes that train the stage's model together."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,6 @@ class Applied:
 
     model: bytes
     details: dict[str, float | int | str] = field(default_factory=dict)
-
-
-class Resources(Value):
-    """What a stage asks of the worker that runs it."""
-
-    num_gpus: float = Field(default=0.0, ge=0.0, description="GPUs, fractions allowed.")
-    timeout_s: float = Field(default=6 * 3600.0, gt=0.0, description="Seconds after which the stage is killed.")
 
 
 class TechniqueSpec(Value):
@@ -124,6 +121,14 @@ class TechniqueSpec(Value):
         Exactly so many, except where what is found on the way makes training unnecessary.
         """
         return 0
+
+    @property
+    def trains_in_parallel(self) -> bool:
+        """Whether several processes may run the stage together, all coming to the same outcome.
+
+        They do where nothing but the training loop depends on time, or on counts of what one process has seen.
+        """
+        return False
 
     @property
     def starts_over(self) -> bool:

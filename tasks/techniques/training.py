@@ -14,6 +14,7 @@ from tasks.contracts.data import Task
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import EpochRecord
 from tasks.techniques.augmentation import Views
+from tasks.techniques.crew import ShardedState
 from tasks.techniques.layout import survives_channels_last
 from tasks.techniques.loss import Batch, Loss, is_labelled
 from tasks.techniques.precision import computing_in, widened
@@ -48,6 +49,7 @@ def fit(
     Continues from the stage's checkpoint if it fits this very call (module layout, schedule, rows,
     `first_step`), after reporting the epochs that are already done; the final weights are then
     bit-identical to those of an uninterrupted run. All randomness comes from `context.seed` and `first_step`.
+    The processes of `context.crew` share every batch, and end with the same weights.
 
     Args:
         module: the network; parameters that do not require gradients stay as they are.
@@ -80,7 +82,19 @@ def fit(
         purpose = f"{schedule.value_digest()}/{len(split.y)}/{first_step}"
         state = TrainingState(module, optimizer, generator, purpose)
         views = schedule.augmentation.fixed_views(len(split.y), split.x.shape[1:])
-        loop = _Loop(module, inputs, labels_N, loss, schedule, context, optimizer, generator, before_step, views)
+        loop = _Loop(
+            module,
+            inputs,
+            labels_N,
+            loss,
+            schedule,
+            context,
+            optimizer,
+            generator,
+            before_step,
+            shard_seed=_mixed(context.seed, first_step),
+            fixed_views=views,
+        )
         records = state.restore(context.checkpoints.load())
         for record in records:
             context.report(record)
@@ -123,12 +137,16 @@ def _check(module: "nn.Module", split: Arrays, schedule: Schedule, context: Stag
         )
 
 
+def _mixed(seed: int, first_step: int) -> int:
+    return (seed * 1_000_003 + first_step) % 2**63
+
+
 @contextmanager
 def _reproducible(seed: int, first_step: int, device: str) -> Iterator["Generator"]:
     """Seed everything random, yield the loop's own generator, and leave the process's generators as they were."""
     import torch
 
-    mixed = (seed * 1_000_003 + first_step) % 2**63
+    mixed = _mixed(seed, first_step)
     devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(enabled=True, deterministic=True):
         torch.manual_seed(mixed)  # for dropout, which draws from the global generator
@@ -149,6 +167,7 @@ class _Loop:
     optimizer: "Optimizer"
     generator: "Generator"
     before_step: Callable[[int, int], None] | None
+    shard_seed: int
     fixed_views: "Views | None" = None
     """[N * num_views], where the rows have a number of views each; view v of row n is at n * num_views + v."""
 
@@ -164,7 +183,7 @@ class _Loop:
             rate = self.schedule.learning_rate_at(step, num_steps)
             if self.before_step is not None:
                 self.before_step(step, num_steps)
-            loss, score = self._step(rows_B.to(self.inputs.device), rate, epoch)
+            loss, score = self._step(rows_B.to(self.inputs.device), rate, epoch, step)
             sum_loss += loss * len(rows_B)
             sum_score += score
             sum_rate += rate
@@ -172,12 +191,16 @@ class _Loop:
         score_metric = _score_metric(self.context.task, sum_score / max(1, num_labelled))
         return {"loss": sum_loss / num_rows, "learning_rate": sum_rate / len(batches), **score_metric}
 
-    def _step(self, rows_B: "Tensor", rate: float, epoch: int) -> tuple[float, float]:
+    def _step(self, rows_B: "Tensor", rate: float, epoch: int, step: int) -> tuple[float, float]:
         """Make one optimizer step; return the batch's mean loss and summed score."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss, score = self._accumulate_gradients(self._batch(rows_B, epoch))
+        batch = self._batch(rows_B, epoch)
+        if self.context.crew.num_shards == 1:
+            loss, score = self._accumulate_gradients(batch, len(batch.labels))
+        else:
+            loss, score = self._share_gradients(batch, step)
         if not math.isfinite(loss):
             raise TechniqueError(
                 f"training diverged in epoch {epoch + 1} of {self.schedule.epochs}: the loss is {loss} at learning "
@@ -201,14 +224,30 @@ class _Loop:
             return Batch(inputs, labels_B, rows_B, views=turns_B)
         return Batch(mix.blend(inputs), labels_B, rows_B, labels_B[mix.partners.to(labels_B.device)], mix.share)
 
-    def _accumulate_gradients(self, batch: Batch) -> tuple[float, float]:
-        """Add up the gradient of the batch's mean loss; return that loss and the summed score of the rows.
+    def _share_gradients(self, batch: Batch, step: int) -> tuple[float, float]:
+        """As `_accumulate_gradients`, of a batch that several processes may share."""
+        import torch
 
-        Under a memory limit the batch runs in equal parts, each weighted by its share of the rows.
+        crew, num_rows = self.context.crew, len(batch.labels)
+        shards = _parts(batch, math.ceil(num_rows / crew.num_shards))
+        state = ShardedState(self.module, crew, self.shard_seed * 1_000_003 + step)
+        sums = torch.zeros(2, dtype=torch.float64)
+        for position, shard in crew.own(shards):
+            with state.shard(position):
+                sums += torch.tensor(self._accumulate_gradients(shard, num_rows), dtype=torch.float64)
+        state.finish(len(shards))
+        crew.add_up([sums])
+        crew.add_up_gradients([parameter for group in self.optimizer.param_groups for parameter in group["params"]])
+        loss, score = sums.tolist()
+        return loss, score
+
+    def _accumulate_gradients(self, batch: Batch, num_rows: int) -> tuple[float, float]:
+        """Add up the gradient of these rows' share in the mean loss over `num_rows`; return that share and their score.
+
+        Under a memory limit they run in equal parts.
         """
-        num_rows = len(batch.labels)
         loss = score = 0.0
-        for part in _parts(batch, self.context.micro_batch_limit or num_rows):
+        for part in _parts(batch, self.context.micro_batch_limit or len(batch.labels)):
             with computing_in(self.schedule.precision, self.inputs.device.type):
                 outputs_BK = widened(self.module(part.inputs))
             part_loss = self.loss(outputs_BK, part) * (len(part.labels) / num_rows)

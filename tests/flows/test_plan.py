@@ -62,6 +62,12 @@ def test_parse_plan_names_the_place_and_the_remedy_when_a_value_is_wrong(changes
     assert message in str(raised.value)
 
 
+def test_parse_plan_refuses_several_workers_for_a_technique_that_cannot_share_its_work() -> None:
+    chain = [{"kind": "prune_channels", "resources": {"num_workers": 2}}]
+    with pytest.raises(PlanError, match="candidate 'alone': prune_channels as it is set here runs in one process"):
+        parse_plan(document(candidates={"alone": chain}), "test")
+
+
 def test_parse_plan_refuses_a_chain_that_goes_back_to_torch() -> None:
     chain = [{"kind": "quantize_static"}, {"kind": "prune_channels"}]
     with pytest.raises(PlanError) as raised:

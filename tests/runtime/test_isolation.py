@@ -4,15 +4,23 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks.contracts.errors import DataError, OutOfMemoryError, RunStoppedError, StageFailedError, WorkerLostError
 from tasks.contracts.model import EpochRecord, ModelRef
-from tasks.runtime.isolation import report_progress, run_isolated, stopping_with_run
+from tasks.contracts.resources import Resources
+from tasks.runtime.isolation import report_progress, stopping_with_run
+from tasks.runtime.placement import LocalPlacement, run_placed
 
 _LIMIT_S = 120.0
+
+
+def run_isolated(function: Callable[..., Any], *, timeout_s: float = _LIMIT_S, **options: Any) -> Any:
+    return run_placed(LocalPlacement(), function, resources=Resources(timeout_s=timeout_s), **options)
 
 
 def echo(model: ModelRef, times: int) -> tuple[ModelRef, ...]:
@@ -35,6 +43,13 @@ def linger() -> None:
     time.sleep(600)
 
 
+def overlap(log: str, name: str) -> None:
+    for mark in ("+", "-"):
+        with open(log, "a") as out:
+            out.write(f"{name}{mark}\n")
+        time.sleep(0.3)
+
+
 def fail(kind: str) -> None:
     if kind == "data":
         raise DataError("column 'age' is missing; add it")
@@ -50,17 +65,17 @@ def fail(kind: str) -> None:
 
 def test_run_isolated_returns_typed_values_from_another_process() -> None:
     model = ModelRef(digest="a" * 64, format="onnx", size_bytes=3)
-    assert run_isolated(echo, timeout_s=_LIMIT_S, model=model, times=2) == (model, model)
+    assert run_isolated(echo, model=model, times=2) == (model, model)
 
 
 def test_run_isolated_sets_the_number_of_threads_before_the_process_starts() -> None:
-    assert run_isolated(threads, timeout_s=_LIMIT_S, num_threads=2) == "2"
+    assert run_isolated(threads, num_threads=2) == "2"
 
 
 def test_run_isolated_passes_progress_on_in_order() -> None:
     seen: list[EpochRecord] = []
     pid = run_isolated(
-        progress, timeout_s=_LIMIT_S, steps=3, on_progress=lambda item: seen.append(EpochRecord.model_validate(item))
+        progress, steps=3, on_progress=lambda item: seen.append(EpochRecord.model_validate(item))
     )
     assert pid != os.getpid()
     assert [record.step for record in seen] == [1, 2, 3]
@@ -77,12 +92,31 @@ def test_run_isolated_passes_progress_on_in_order() -> None:
 )
 def test_run_isolated_raises_what_the_function_raised(kind: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        run_isolated(fail, timeout_s=_LIMIT_S, kind=kind)
+        run_isolated(fail, kind=kind)
 
 
 def test_run_isolated_kills_the_process_when_time_is_up() -> None:
     with pytest.raises(WorkerLostError, match="limit of 3 s"):
         run_isolated(fail, timeout_s=3.0, kind="hang")
+
+
+def test_a_call_that_measures_runs_alone(tmp_path: Path) -> None:
+    placement = LocalPlacement()
+    log = tmp_path / "log"
+    calls = [None, "cpu", None]
+
+    def stage(target: str | None) -> None:
+        run_placed(placement, overlap, target=target, log=str(log), name=target or "other")
+
+    threads_of_tasks = [threading.Thread(target=stage, args=(target,)) for target in calls]
+    for thread in threads_of_tasks:
+        thread.start()
+    for thread in threads_of_tasks:
+        thread.join(_LIMIT_S)
+
+    seen = log.read_text().split()
+    begin = seen.index("cpu+")
+    assert seen[begin + 1] == "cpu-", seen  # nothing began or ended in between
 
 
 def test_stages_are_killed_and_none_is_begun_when_a_signal_ends_the_run() -> None:
@@ -91,7 +125,7 @@ def test_stages_are_killed_and_none_is_begun_when_a_signal_ends_the_run() -> Non
 
     def stage() -> None:
         try:
-            outcomes.append(run_isolated(linger, timeout_s=_LIMIT_S, on_progress=lambda _: begun.set()))
+            outcomes.append(run_isolated(linger, on_progress=lambda _: begun.set()))
         except RunStoppedError as error:
             outcomes.append(error)
 
@@ -108,24 +142,24 @@ def test_stages_are_killed_and_none_is_begun_when_a_signal_ends_the_run() -> Non
 
     assert [str(outcome) for outcome in outcomes] == [f"{__name__}:linger was ended because its run was told to stop"]
     with pytest.raises(RunStoppedError, match="not begun"):
-        run_isolated(threads, timeout_s=_LIMIT_S)
+        run_isolated(threads)
     with stopping_with_run():  # the next run
-        assert run_isolated(threads, timeout_s=_LIMIT_S) == "1"
+        assert run_isolated(threads) == "1"
 
 
 def test_stages_go_on_when_an_error_ends_the_run() -> None:
     with pytest.raises(DataError), stopping_with_run():
         raise DataError("no rows")
-    assert run_isolated(threads, timeout_s=_LIMIT_S) == "1"
+    assert run_isolated(threads) == "1"
 
 
 def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from tasks.runtime.isolation import run_isolated\n"
+        "from tasks.runtime.placement import LocalPlacement, run_placed\n"
         "import orphan\n"
-        "run_isolated(orphan.linger, timeout_s=600, path=sys.argv[2])\n"
+        "run_placed(LocalPlacement(), orphan.linger, path=sys.argv[2])\n"
     )
     (tmp_path / "orphan.py").write_text(
         "import os, time\ndef linger(path: str) -> None:\n"

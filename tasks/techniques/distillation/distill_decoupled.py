@@ -64,6 +64,11 @@ class DistillDecoupled(StudentSpec):
             raise ValueError("target_weight, nontarget_weight and label_weight are all 0; give one of them a weight")
         return self
 
+    @property
+    def trains_in_parallel(self) -> bool:
+        """See `TechniqueSpec.trains_in_parallel`."""
+        return True
+
     def apply(self, model: bytes, context: StageContext) -> Applied:
         """Train the student; `model` is the student itself if no architecture is given, otherwise unused.
 

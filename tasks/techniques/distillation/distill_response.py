@@ -72,6 +72,11 @@ class DistillResponse(StudentSpec):
     teacher_floor: TeacherFloor = 0.0
     teacher_cache_mib: TeacherCacheMib = 1024
 
+    @property
+    def trains_in_parallel(self) -> bool:
+        """See `TechniqueSpec.trains_in_parallel`."""
+        return not self._filters  # which counts, in each process, what it has seen
+
     def apply(self, model: bytes, context: StageContext) -> Applied:
         """Train the student; `model` is the student itself if no architecture is given, otherwise unused.
 

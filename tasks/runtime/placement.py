@@ -1,0 +1,111 @@
+"""Where stages run: on this machine, or wherever a cluster has room. The flows do not know which.
+
+A stage's task runs in the process of its flow, which holds the stage's lock and looks for its record; only what is
+not cached is placed. So a cached stage takes no slot, and what travels is a call of a few kilobytes: models and data
+move through the store.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from tasks.contracts.resources import Resources
+from tasks.contracts.value import Slug
+from tasks.runtime.crews import run_crew
+from tasks.runtime.isolation import Message, StageCall, StageProcess, make_call, outcome_of
+
+R = TypeVar("R")
+
+
+class Placement(Protocol):
+    """Runs calls somewhere, each in a process of its own."""
+
+    def run(self, call: StageCall, on_progress: Callable[[Any], None]) -> Message:
+        """Make the call and return how it ended; it waits until there is room.
+
+        Args:
+            call: What to call, and what it needs.
+            on_progress: Called, in this thread, with each value that the function reports, as JSON.
+
+        Raises:
+            RunStoppedError: the run was told to stop.
+            WorkerLostError: the process, or the machine that it ran on, was lost, or time was up.
+        """
+        ...
+
+
+class LocalPlacement:
+    """On this machine: as many stage processes at once as it has CPUs for their threads.
+
+    Processes that train one model together are as many as it has GPUs, or CPUs, for.
+    """
+
+    def __init__(self) -> None:
+        self._num_cpus = len(os.sched_getaffinity(0))
+        self._gpus = visible_gpus()
+        self._slots = threading.BoundedSemaphore(self._num_cpus)
+        self._order = threading.Lock()
+
+    def run(self, call: StageCall, on_progress: Callable[[Any], None]) -> Message:
+        """Make the call as soon as enough CPUs are free. One that measures waits for all of them."""
+        size = self._crew_size(call)
+        wanted = self._num_cpus if call.target is not None else min(size * call.num_threads, self._num_cpus)
+        with self._order:  # so that of two wide stages neither holds half
+            for _ in range(wanted):
+                self._slots.acquire()
+        try:
+            if size > 1:
+                return run_crew(call, size, self._gpus[:size] if call.resources.num_gpus > 0 else [], on_progress)
+            return StageProcess(call).run(on_progress)
+        finally:
+            self._slots.release(wanted)
+
+    def _crew_size(self, call: StageCall) -> int:
+        """Return how many processes run the call: all that it asks for, or what there is room for."""
+        if call.resources.num_gpus > 0 and self._gpus:
+            return min(call.resources.num_workers, len(self._gpus))
+        return min(call.resources.num_workers, max(1, self._num_cpus // call.num_threads))
+
+
+def visible_gpus(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """Return the CUDA devices that this process may use, without loading CUDA."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [device for device in named.split(",") if device]
+    return [str(number) for number, _ in enumerate(drivers.iterdir())] if drivers.is_dir() else []
+
+
+def run_placed(
+    placement: Placement,
+    function: Callable[..., R],
+    *,
+    resources: Resources = Resources(),
+    num_threads: int = 1,
+    target: Slug | None = None,
+    modules: Iterable[str] = (),
+    on_progress: Callable[[Any], None] = lambda _: None,
+    **arguments: Any,
+) -> R:
+    """Call a module-level, fully annotated function in a process of its own and return what it returns.
+
+    Args:
+        placement: Where.
+        function: Its annotations say how arguments and result travel as JSON.
+        resources: What the machine must offer, and the wall time after which the process is killed.
+        num_threads: Threads of OpenMP, MKL and torch in the process.
+        target: The kind of machine that the function measures; nothing else runs there meanwhile.
+        modules: What the stage executes besides the function's own module.
+        on_progress: Called with each value that the function gave to `report_progress`.
+        **arguments: Passed by name.
+
+    Raises:
+        StillhouseError: of the class that the function raised.
+        RunStoppedError: the run was told to stop.
+        OutOfMemoryError: it ran out of memory.
+        WorkerLostError: the process was killed or timed out, or its machine was lost.
+        StageFailedError: it raised anything else; the message ends with the traceback.
+    """
+    call = make_call(function, arguments, resources=resources, num_threads=num_threads, target=target, modules=modules)
+    return outcome_of(function, placement.run(call, on_progress))

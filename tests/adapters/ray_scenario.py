@@ -1,0 +1,179 @@
+"""A Ray cluster of three nodes on this machine, and what stages do on it; prints what was seen as one line of JSON.
+
+Run in a network namespace of its own, since Ray listens on every interface. Its functions are the stages' work, so
+the workers import this file too.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts.errors import RunStoppedError, StillhouseError
+from tasks.contracts.model import EpochRecord
+from tasks.contracts.resources import Resources
+from tasks.runtime.isolation import report_progress, stopping_with_run
+from tasks.runtime.placement import run_placed
+
+
+def where() -> dict[str, str]:
+    for step in (1, 2, 3):
+        report_progress(EpochRecord(step=step, metrics={"loss": 1.0 / step}))
+    return {
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+        "node": _raylet(),
+        "threads": os.environ["OMP_NUM_THREADS"],
+    }
+
+
+def busy(log: str) -> None:
+    for mark in ("begin", "end"):
+        with open(log, "a") as out:
+            out.write(f"{mark}\n")
+        time.sleep(0.5)
+
+
+def sum_up() -> dict[str, float]:
+    """Add the numbers of two processes up; each runs on its own reservation."""
+    import torch
+
+    from tasks.techniques.crew import joined_crew
+
+    with joined_crew(2) as crew:
+        numbers = torch.tensor([crew.rank + 1.0])
+        crew.add_up([numbers])
+    return {"sum": numbers.item(), "size": float(crew.size)}
+
+
+def linger(pid_file: str) -> None:
+    part = Path(f"{pid_file}.part")
+    part.write_text(f"{os.getpid()} {os.getppid()}")
+    part.replace(pid_file)
+    time.sleep(600)
+
+
+def fail() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _raylet() -> str:
+    """Return the process id of this node's raylet, the parent of the worker that started this process."""
+    status = Path(f"/proc/{os.getppid()}/status").read_text()
+    return next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:"))
+
+
+def main(folder: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    from tasks.adapters.ray_placement import RayPlacement
+    from tasks.runtime.services import connect
+    from tasks.runtime.settings import current_settings
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    gpu_node = cluster.add_node(num_cpus=2, num_gpus=1)
+    cluster.add_node(num_cpus=0, resources={"target-cpu": 1})
+    os.environ["STILLHOUSE_RAY_ADDRESS"] = cluster.address
+    cluster.wait_for_nodes()
+    placement = connect().placement
+    seen: dict[str, Any] = {}
+
+    def attempt(name: str, work: Callable[..., Any], **options: Any) -> None:
+        try:
+            seen[name] = run_placed(options.pop("placement", placement), work, **options)
+        except StillhouseError as error:
+            seen[name] = f"{type(error).__name__}: {error}"
+
+    steps: list[int] = []
+    attempt("cpu", where, on_progress=lambda record: steps.append(record["step"]), num_threads=2)
+    seen["progress"] = steps
+    attempt("gpu", where, resources=Resources(num_gpus=1))
+    attempt("measured", where, target="cpu")
+    for share in (1.0, 0.5):
+        log = folder / f"log-{share}"
+        together = [
+            threading.Thread(
+                target=attempt, args=("", busy), kwargs={"resources": Resources(num_gpus=share), "log": str(log)}
+            )
+            for _ in range(2)
+        ]
+        for thread in together:
+            thread.start()
+        for thread in together:
+            thread.join()
+        seen[f"two of {share} GPU"] = log.read_text().split()
+    attempt("crew", sum_up, resources=Resources(num_workers=2))
+    attempt("smaller crew", sum_up, resources=Resources(num_workers=2, num_gpus=1))
+    attempt("killed stage", fail)
+    attempt("killed worker", linger, **_killing(folder / "worker", parent=True))
+    attempt("nowhere", where, resources=Resources(custom={"moonlight": 1}))
+    elsewhere = RayPlacement(current_settings().model_copy(update={"store": folder / "elsewhere"}))
+    attempt("another store", where, placement=elsewhere)
+    seen["stopped"] = _stopped(placement, folder / "stopped")
+    thread = threading.Thread(target=attempt, args=("lost node", linger), kwargs={"pid_file": str(folder / "lost")})
+    thread.start()
+    _pid(folder / "lost")
+    cluster.remove_node(gpu_node, allow_graceful=False)
+    thread.join()
+    print(json.dumps(seen), flush=True)
+
+
+def _killing(pid_file: Path, *, parent: bool) -> dict[str, str]:
+    """Kill the process that writes the file, or its parent, as soon as it did."""
+
+    def kill() -> None:
+        os.kill(_pid(pid_file)[1 if parent else 0], signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    return {"pid_file": str(pid_file)}
+
+
+def _stopped(placement: Any, pid_file: Path) -> dict[str, Any]:
+    outcome: list[str] = []
+
+    def stage() -> None:
+        try:
+            run_placed(placement, linger, pid_file=str(pid_file))
+        except RunStoppedError as error:
+            outcome.append(str(error))
+
+    thread = threading.Thread(target=stage)
+    try:
+        with stopping_with_run():
+            thread.start()
+            process, _ = _pid(pid_file)
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        thread.join()
+    with stopping_with_run():
+        pass  # the next run may start stages again
+    return {"outcome": outcome, "ended": _ended(process)}
+
+
+def _pid(pid_file: Path) -> tuple[int, int]:
+    deadline = time.monotonic() + 120
+    while not pid_file.exists():
+        assert time.monotonic() < deadline, f"{pid_file} was not written"
+        time.sleep(0.05)
+    process, parent = pid_file.read_text().split()
+    return int(process), int(parent)
+
+
+def _ended(process: int) -> bool:
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{process}").exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+if __name__ == "__main__":
+    # as the importable module, which the workers import too
+    import ray_scenario
+
+    ray_scenario.main(Path(sys.argv[1]))
