@@ -13,9 +13,7 @@ from tasks.stages.timing import time_models
     sources=lambda inputs: ["tasks.stages.timing", *recipe_modules(*inputs["models"])],
     ignore=("target",),  # `machine` says more
 )
-def measure(
-    models: tuple[ModelRef, ...], data: DatasetRef, machine: Machine, seed: int, target: Slug
-) -> TimingTable:
+def measure(models: tuple[ModelRef, ...], data: DatasetRef, machine: Machine, seed: int, target: Slug) -> TimingTable:
     """Measure latency, throughput, memory and cold start of every model on a `target`, while nothing else works there.
 
     `machine` is what `identify` found the target to be.

@@ -80,7 +80,7 @@ async def _ask(path: Path) -> tuple[str, str] | None:
         path.unlink(missing_ok=True)
         return None
     except (TimeoutError, OSError) as error:
-        logger.warning("the worker at %s does not say what it counted: %s", path.name, error or "no answer in time")
+        logger.warning("the worker at %s does not say what it counted: %s", path.name, str(error) or "no answer in time")
         return None
     return worker, page
 

@@ -131,7 +131,8 @@ def _placed(ray: Any, call: StageCall) -> Iterator[list[dict[str, Any]]]:
     group = placement_group([_wanted(call)] * size, strategy="PACK")
     try:
         yield [
-            options | {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)}
+            options
+            | {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)}
             for rank in range(size)
         ]
     finally:

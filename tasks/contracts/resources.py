@@ -1,5 +1,7 @@
 """What a stage asks of the machine that runs it."""
 
+from typing import Final
+
 from pydantic import Field
 
 from tasks.contracts.value import Slug, Value
@@ -23,3 +25,7 @@ class Resources(Value):
         default={}, description="Resources of your own naming that a worker must offer, and how much of each."
     )
     timeout_s: float = Field(default=6 * 3600.0, gt=0.0, description="Seconds after which the stage is killed.")
+
+
+NOTHING_SPECIAL: Final = Resources(timeout_s=3600.0)
+"""What a stage asks that neither trains nor compresses."""

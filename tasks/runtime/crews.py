@@ -44,8 +44,7 @@ def run_crew(call: StageCall, size: int, devices: list[str], on_progress: Callab
     processes = [StageProcess(call, _environment(rank, size, port, devices)) for rank in range(size)]
     with ThreadPoolExecutor(size) as threads:
         running = [
-            threads.submit(process.run, on_progress if rank == 0 else _ignore)
-            for rank, process in enumerate(processes)
+            threads.submit(process.run, on_progress if rank == 0 else _ignore) for rank, process in enumerate(processes)
         ]
         try:
             return _first_failure_or(running)

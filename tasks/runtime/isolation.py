@@ -34,7 +34,7 @@ from tasks.contracts.errors import (
     StillhouseError,
     WorkerLostError,
 )
-from tasks.contracts.resources import Resources
+from tasks.contracts.resources import NOTHING_SPECIAL, Resources
 from tasks.contracts.value import Slug, Value
 
 R = TypeVar("R")
@@ -59,7 +59,7 @@ class StageCall(Value):
     """Threads of OpenMP, MKL and torch in the process."""
     target: Slug | None = None
     """The kind of machine that the call measures, if it measures; it then runs alone on such a one."""
-    resources: Resources = Resources()
+    resources: Resources = NOTHING_SPECIAL
     modules: tuple[str, ...] = ()
     """What the call executes, as the stage's cache key names it."""
 
@@ -77,7 +77,7 @@ def make_call(
     function: Callable[..., Any],
     arguments: Mapping[str, Any],
     *,
-    resources: Resources = Resources(),
+    resources: Resources = NOTHING_SPECIAL,
     num_threads: int = 1,
     target: Slug | None = None,
     modules: Iterable[str] = (),
@@ -300,9 +300,7 @@ def _answer(call: StageCall) -> Message:
         module, _, name = call.function.partition(":")
         function = getattr(importlib.import_module(module), name)
         hints = typing.get_type_hints(function)
-        arguments = {
-            name: TypeAdapter(hints[name]).validate_python(value) for name, value in call.arguments.items()
-        }
+        arguments = {name: TypeAdapter(hints[name]).validate_python(value) for name, value in call.arguments.items()}
         result = function(**arguments)
         return {"result": TypeAdapter(hints["return"]).dump_python(result, mode="json")}
     except Exception as error:  # noqa: BLE001 - the parent raises it again, or names it with its traceback

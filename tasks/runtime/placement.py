@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tasks.contracts.resources import Resources
+from tasks.contracts.resources import NOTHING_SPECIAL, Resources
 from tasks.contracts.value import Slug
 from tasks.runtime.crews import run_crew
 from tasks.runtime.isolation import Message, StageCall, StageProcess, make_call, outcome_of
@@ -81,7 +81,7 @@ def run_placed(
     placement: Placement,
     function: Callable[..., R],
     *,
-    resources: Resources = Resources(),
+    resources: Resources = NOTHING_SPECIAL,
     num_threads: int = 1,
     target: Slug | None = None,
     modules: Iterable[str] = (),

@@ -14,7 +14,7 @@ from prefect.transactions import get_transaction
 
 from tasks.contracts.errors import InfrastructureError, OutOfMemoryError, TechniqueError
 from tasks.contracts.model import EpochRecord
-from tasks.contracts.resources import Resources
+from tasks.contracts.resources import NOTHING_SPECIAL, Resources
 from tasks.contracts.value import Slug
 from tasks.runtime.caching import Sources, StageCachePolicy, StageRecords
 from tasks.runtime.placement import run_placed
@@ -79,7 +79,7 @@ def effect_task(function: Callable[P, R]) -> Task[P, R]:
 def run_stage(
     work: Callable[..., R],
     *,
-    resources: Resources = Resources(timeout_s=3600.0),
+    resources: Resources = NOTHING_SPECIAL,
     num_threads: int = 1,
     target: Slug | None = None,
     **arguments: Any,

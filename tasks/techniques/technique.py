@@ -69,7 +69,7 @@ class StageContext:
     """None for rows that are no texts."""
     micro_batch_limit: int | None = None
     """Largest batch that fits in memory, known after running out of it; gradients are accumulated."""
-    crew: Crew = Crew()
+    crew: Crew = field(default_factory=Crew)
     """The processes that train the stage's model together."""
 
 

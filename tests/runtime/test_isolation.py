@@ -74,9 +74,7 @@ def test_run_isolated_sets_the_number_of_threads_before_the_process_starts() -> 
 
 def test_run_isolated_passes_progress_on_in_order() -> None:
     seen: list[EpochRecord] = []
-    pid = run_isolated(
-        progress, steps=3, on_progress=lambda item: seen.append(EpochRecord.model_validate(item))
-    )
+    pid = run_isolated(progress, steps=3, on_progress=lambda item: seen.append(EpochRecord.model_validate(item)))
     assert pid != os.getpid()
     assert [record.step for record in seen] == [1, 2, 3]
 
