@@ -38,6 +38,18 @@ def busy(log: str) -> None:
         time.sleep(0.5)
 
 
+def meet(log: str) -> bool:
+    """Return whether another process ran at the same time."""
+    with open(log, "a") as out:
+        out.write("here\n")
+    deadline = time.monotonic() + 100
+    while len(Path(log).read_text().split()) < 2:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def sum_up() -> dict[str, float]:
     """Add the numbers of two processes up; each runs on its own reservation."""
     import torch
@@ -93,25 +105,29 @@ def main(folder: Path) -> None:
     seen["progress"] = steps
     attempt("gpu", where, resources=Resources(num_gpus=1))
     attempt("measured", where, target="cpu")
-    for share in (1.0, 0.5):
-        log = folder / f"log-{share}"
+    for name, share, work in (("whole GPUs", 1.0, busy), ("half GPUs", 0.5, meet)):
+        log = folder / name
         together = [
             threading.Thread(
-                target=attempt, args=("", busy), kwargs={"resources": Resources(num_gpus=share), "log": str(log)}
+                target=attempt,
+                args=(f"{name} {number}", work),
+                kwargs={"resources": Resources(num_gpus=share), "log": str(log)},
             )
-            for _ in range(2)
+            for number in range(2)
         ]
         for thread in together:
             thread.start()
         for thread in together:
             thread.join()
-        seen[f"two of {share} GPU"] = log.read_text().split()
+    seen["whole GPUs"] = (folder / "whole GPUs").read_text().split()
     attempt("crew", sum_up, resources=Resources(num_workers=2))
     attempt("smaller crew", sum_up, resources=Resources(num_workers=2, num_gpus=1))
     attempt("killed stage", fail)
     attempt("killed worker", linger, **_killing(folder / "worker", parent=True))
-    attempt("nowhere", where, resources=Resources(custom={"moonlight": 1}))
-    elsewhere = RayPlacement(current_settings().model_copy(update={"store": folder / "elsewhere"}))
+    settings = current_settings()
+    impatient = RayPlacement(settings.model_copy(update={"placement_timeout_s": 5.0}))
+    attempt("nowhere", where, placement=impatient, resources=Resources(custom={"moonlight": 1}))
+    elsewhere = RayPlacement(settings.model_copy(update={"store": folder / "elsewhere"}))
     attempt("another store", where, placement=elsewhere)
     seen["stopped"] = _stopped(placement, folder / "stopped")
     thread = threading.Thread(target=attempt, args=("lost node", linger), kwargs={"pid_file": str(folder / "lost")})

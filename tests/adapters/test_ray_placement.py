@@ -50,7 +50,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "STILLHOUSE_EXECUTION": "ray",
         "STILLHOUSE_HOME": str(folder / "home"),
-        "STILLHOUSE_PLACEMENT_TIMEOUT_S": "10",
+        "STILLHOUSE_PLACEMENT_TIMEOUT_S": "120",
     }
     done = subprocess.run(
         ["unshare", "--net", "sh", "-c", script],
@@ -58,7 +58,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         cwd=_ROOT,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -67,6 +67,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)  # the cluster is used here first
 def test_stages_run_on_workers_that_offer_what_they_need(seen: dict[str, Any]) -> None:
     assert seen["cpu"]["threads"] == "2"
     assert seen["progress"] == [1, 2, 3]
@@ -76,8 +77,8 @@ def test_stages_run_on_workers_that_offer_what_they_need(seen: dict[str, Any]) -
 
 @pytest.mark.slow
 def test_whole_gpus_are_taken_in_turn_and_halves_together(seen: dict[str, Any]) -> None:
-    assert seen["two of 1.0 GPU"] == ["begin", "end", "begin", "end"]
-    assert sorted(seen["two of 0.5 GPU"]) == ["begin", "begin", "end", "end"]
+    assert seen["whole GPUs"] == ["begin", "end", "begin", "end"]
+    assert seen["half GPUs 0"] is seen["half GPUs 1"] is True
 
 
 @pytest.mark.slow
@@ -88,7 +89,7 @@ def test_a_lost_worker_is_an_error_that_a_retry_heals(seen: dict[str, Any], what
 
 @pytest.mark.slow
 def test_a_stage_that_no_worker_can_take_says_what_it_asks_for_and_what_there_is(seen: dict[str, Any]) -> None:
-    assert "WorkerLostError: no worker took ray_scenario:where within 10 s" in seen["nowhere"]
+    assert "WorkerLostError: no worker took ray_scenario:where within 5 s" in seen["nowhere"]
     assert "1 CPU, 1 moonlight; the cluster has 2 CPU, 1 GPU" in seen["nowhere"]
 
 
