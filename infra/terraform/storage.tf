@@ -1,0 +1,136 @@
+# One bucket, a prefix for each kind of data: store/ traffic/ dvc/ mlflow/.
+
+resource "aws_kms_key" "data" {
+  description             = "${local.name}: bucket, database, secrets"
+  enable_key_rotation     = true
+  deletion_window_in_days = 30
+}
+
+resource "aws_kms_alias" "data" {
+  name          = "alias/${local.name}"
+  target_key_id = aws_kms_key.data.key_id
+}
+
+resource "aws_s3_bucket" "data" {
+  bucket = "${local.name}-${var.account_id}"
+
+  lifecycle {
+    prevent_destroy = true
+  }
+}
+
+resource "aws_s3_bucket_versioning" "data" {
+  bucket = aws_s3_bucket.data.id
+
+  versioning_configuration {
+    status = "Enabled"
+  }
+}
+
+resource "aws_s3_bucket_server_side_encryption_configuration" "data" {
+  bucket = aws_s3_bucket.data.id
+
+  rule {
+    # fewer calls to KMS
+    bucket_key_enabled = true
+
+    apply_server_side_encryption_by_default {
+      sse_algorithm     = "aws:kms"
+      kms_master_key_id = aws_kms_key.data.arn
+    }
+  }
+}
+
+resource "aws_s3_bucket_public_access_block" "data" {
+  bucket                  = aws_s3_bucket.data.id
+  block_public_acls       = true
+  block_public_policy     = true
+  ignore_public_acls      = true
+  restrict_public_buckets = true
+}
+
+resource "aws_s3_bucket_ownership_controls" "data" {
+  bucket = aws_s3_bucket.data.id
+
+  rule {
+    object_ownership = "BucketOwnerEnforced"
+  }
+}
+
+data "aws_iam_policy_document" "bucket" {
+  statement {
+    sid       = "OnlyByTls"
+    effect    = "Deny"
+    actions   = ["s3:*"]
+    resources = [aws_s3_bucket.data.arn, "${aws_s3_bucket.data.arn}/*"]
+
+    principals {
+      type        = "*"
+      identifiers = ["*"]
+    }
+
+    condition {
+      test     = "Bool"
+      variable = "aws:SecureTransport"
+      values   = ["false"]
+    }
+  }
+}
+
+resource "aws_s3_bucket_policy" "data" {
+  bucket = aws_s3_bucket.data.id
+  policy = data.aws_iam_policy_document.bucket.json
+
+  # with the block in place first, so that no policy is ever public
+  depends_on = [aws_s3_bucket_public_access_block.data]
+}
+
+# Nothing in store/, dvc/ or mlflow/ is deleted by age: an old model may be the one that serves. What nothing refers to is
+# found by Stillhouse's own garbage collection; what that deletes can be brought back for noncurrent_version_days.
+resource "aws_s3_bucket_lifecycle_configuration" "data" {
+  bucket = aws_s3_bucket.data.id
+
+  rule {
+    id     = "unfinished-uploads"
+    status = "Enabled"
+    filter {}
+
+    abort_incomplete_multipart_upload {
+      days_after_initiation = 3
+    }
+  }
+
+  rule {
+    id     = "old-versions"
+    status = "Enabled"
+    filter {}
+
+    noncurrent_version_expiration {
+      noncurrent_days = var.noncurrent_version_days
+    }
+
+    expiration {
+      expired_object_delete_marker = true
+    }
+  }
+
+  dynamic "rule" {
+    for_each = var.traffic_days == null ? [] : [var.traffic_days]
+
+    content {
+      id     = "traffic"
+      status = "Enabled"
+
+      filter {
+        prefix = "traffic/"
+      }
+
+      expiration {
+        days = rule.value
+      }
+    }
+  }
+
+  # rules of versions need versions
+  depends_on = [aws_s3_bucket_versioning.data]
+}
