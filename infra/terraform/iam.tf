@@ -13,10 +13,11 @@ locals {
 
   # service account (without "stillhouse-") => its policy
   roles = {
-    worker  = data.aws_iam_policy_document.worker.json
-    gateway = data.aws_iam_policy_document.gateway.json
-    mlflow  = data.aws_iam_policy_document.mlflow.json
-    secrets = data.aws_iam_policy_document.secrets.json
+    worker       = data.aws_iam_policy_document.worker.json
+    gateway      = data.aws_iam_policy_document.gateway.json
+    housekeeping = data.aws_iam_policy_document.housekeeping.json
+    mlflow       = data.aws_iam_policy_document.mlflow.json
+    secrets      = data.aws_iam_policy_document.secrets.json
   }
 }
 
@@ -61,103 +62,59 @@ resource "aws_iam_role_policy" "this" {
   policy = each.value
 }
 
-# Use of the key through S3 only.
-data "aws_iam_policy_document" "read_key" {
-  statement {
-    sid       = "ReadKey"
-    actions   = ["kms:Decrypt"]
-    resources = [aws_kms_key.data.arn]
-
-    condition {
-      test     = "StringEquals"
-      variable = "kms:ViaService"
-      values   = ["s3.${var.region}.amazonaws.com"]
-    }
+# The policies of infra/storage, for this bucket and key. Each role that touches objects also uses the key.
+locals {
+  storage_policy = {
+    for name in ["worker", "gateway", "housekeeping"] :
+    name => replace(file("${path.module}/../storage/${name}.json"), "BUCKET", aws_s3_bucket.data.bucket)
   }
+
+  encryption_policy = replace(
+    file("${path.module}/../storage/encryption.json"),
+    "arn:aws:kms:REGION:ACCOUNT:key/KEY",
+    aws_kms_key.data.arn,
+  )
 }
 
-data "aws_iam_policy_document" "write_key" {
-  source_policy_documents = [data.aws_iam_policy_document.read_key.json]
-
-  statement {
-    sid       = "WriteKey"
-    actions   = ["kms:GenerateDataKey"]
-    resources = [aws_kms_key.data.arn]
-
-    condition {
-      test     = "StringEquals"
-      variable = "kms:ViaService"
-      values   = ["s3.${var.region}.amazonaws.com"]
-    }
-  }
-}
-
-# Flow runs: everything but MLflow's own prefix, which they reach through MLflow.
+# Flow runs also use DVC's remote; MLflow's artifacts they reach through MLflow.
 data "aws_iam_policy_document" "worker" {
-  source_policy_documents = [data.aws_iam_policy_document.write_key.json]
+  source_policy_documents = [local.storage_policy["worker"], local.encryption_policy]
 
   statement {
-    sid       = "List"
+    sid       = "ListData"
     actions   = ["s3:ListBucket"]
     resources = [aws_s3_bucket.data.arn]
 
     condition {
       test     = "StringLike"
       variable = "s3:prefix"
-      values   = ["store/*", "traffic/*", "dvc/*"]
+      values   = ["stillhouse/dvc", "stillhouse/dvc/*"]
     }
   }
 
   statement {
-    sid = "Objects"
+    sid = "Data"
     actions = [
       "s3:AbortMultipartUpload",
-      "s3:DeleteObject",
       "s3:GetObject",
       "s3:ListMultipartUploadParts",
       "s3:PutObject",
     ]
-    resources = [for prefix in ["store", "traffic", "dvc"] : "${aws_s3_bucket.data.arn}/${prefix}/*"]
+    resources = ["${aws_s3_bucket.data.arn}/stillhouse/dvc/*"]
   }
 }
 
-# The mirror beside a gateway: reads routes and models; writes acknowledgements and the prediction log.
+# The mirror beside a gateway.
 data "aws_iam_policy_document" "gateway" {
-  source_policy_documents = [data.aws_iam_policy_document.write_key.json]
+  source_policy_documents = [local.storage_policy["gateway"], local.encryption_policy]
+}
 
-  statement {
-    sid       = "List"
-    actions   = ["s3:ListBucket"]
-    resources = [aws_s3_bucket.data.arn]
-
-    condition {
-      test     = "StringLike"
-      variable = "s3:prefix"
-      values   = ["store/documents/*", "store/acknowledgements/*", "traffic/*"]
-    }
-  }
-
-  statement {
-    sid       = "ReadModels"
-    actions   = ["s3:GetObject"]
-    resources = [for part in ["sha256", "documents", "acknowledgements"] : "${aws_s3_bucket.data.arn}/store/${part}/*"]
-  }
-
-  statement {
-    sid       = "Acknowledge"
-    actions   = ["s3:DeleteObject", "s3:PutObject"]
-    resources = ["${aws_s3_bucket.data.arn}/store/acknowledgements/*"]
-  }
-
-  statement {
-    sid       = "Log"
-    actions   = ["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"]
-    resources = ["${aws_s3_bucket.data.arn}/traffic/*"]
-  }
+data "aws_iam_policy_document" "housekeeping" {
+  source_policy_documents = [local.storage_policy["housekeeping"], local.encryption_policy]
 }
 
 data "aws_iam_policy_document" "mlflow" {
-  source_policy_documents = [data.aws_iam_policy_document.write_key.json]
+  source_policy_documents = [local.encryption_policy]
 
   statement {
     sid       = "List"
@@ -167,7 +124,7 @@ data "aws_iam_policy_document" "mlflow" {
     condition {
       test     = "StringLike"
       variable = "s3:prefix"
-      values   = ["mlflow", "mlflow/*"]
+      values   = ["stillhouse/mlflow", "stillhouse/mlflow/*"]
     }
   }
 
@@ -180,7 +137,7 @@ data "aws_iam_policy_document" "mlflow" {
       "s3:ListMultipartUploadParts",
       "s3:PutObject",
     ]
-    resources = ["${aws_s3_bucket.data.arn}/mlflow/*"]
+    resources = ["${aws_s3_bucket.data.arn}/stillhouse/mlflow/*"]
   }
 }
 

@@ -1,4 +1,4 @@
-# One bucket, a prefix for each kind of data: store/ traffic/ dvc/ mlflow/.
+# One bucket, a prefix for each kind of data: stillhouse/store, /traffic, /dvc, /mlflow.
 
 resource "aws_kms_key" "data" {
   description             = "${local.name}: bucket, database, secrets"
@@ -57,53 +57,40 @@ resource "aws_s3_bucket_ownership_controls" "data" {
   }
 }
 
-data "aws_iam_policy_document" "bucket" {
-  statement {
-    sid       = "OnlyByTls"
-    effect    = "Deny"
-    actions   = ["s3:*"]
-    resources = [aws_s3_bucket.data.arn, "${aws_s3_bucket.data.arn}/*"]
-
-    principals {
-      type        = "*"
-      identifiers = ["*"]
-    }
-
-    condition {
-      test     = "Bool"
-      variable = "aws:SecureTransport"
-      values   = ["false"]
-    }
-  }
-}
-
 resource "aws_s3_bucket_policy" "data" {
   bucket = aws_s3_bucket.data.id
-  policy = data.aws_iam_policy_document.bucket.json
+  policy = replace(file("${path.module}/../storage/bucket-policy.json"), "BUCKET", aws_s3_bucket.data.bucket)
 
   # with the block in place first, so that no policy is ever public
   depends_on = [aws_s3_bucket_public_access_block.data]
 }
 
-# Nothing in store/, dvc/ or mlflow/ is deleted by age: an old model may be the one that serves. What nothing refers to is
-# found by Stillhouse's own garbage collection; what that deletes can be brought back for noncurrent_version_days.
+# As infra/storage/lifecycle.json says it; a test holds them equal. Nothing is deleted by age but what gateways last said:
+# an old model may be the one that serves, and `stillhouse store gc` knows what nothing names any more. What it removes
+# can be brought back for noncurrent_version_days.
 resource "aws_s3_bucket_lifecycle_configuration" "data" {
   bucket = aws_s3_bucket.data.id
 
   rule {
-    id     = "unfinished-uploads"
+    id     = "uploads-that-were-never-finished"
     status = "Enabled"
-    filter {}
+
+    filter {
+      prefix = "stillhouse/"
+    }
 
     abort_incomplete_multipart_upload {
-      days_after_initiation = 3
+      days_after_initiation = 2
     }
   }
 
   rule {
-    id     = "old-versions"
+    id     = "what-was-removed-or-replaced"
     status = "Enabled"
-    filter {}
+
+    filter {
+      prefix = "stillhouse/"
+    }
 
     noncurrent_version_expiration {
       noncurrent_days = var.noncurrent_version_days
@@ -114,20 +101,16 @@ resource "aws_s3_bucket_lifecycle_configuration" "data" {
     }
   }
 
-  dynamic "rule" {
-    for_each = var.traffic_days == null ? [] : [var.traffic_days]
+  rule {
+    id     = "words-of-gateways-that-are-gone"
+    status = "Enabled"
 
-    content {
-      id     = "traffic"
-      status = "Enabled"
+    filter {
+      prefix = "stillhouse/store/acknowledgements/"
+    }
 
-      filter {
-        prefix = "traffic/"
-      }
-
-      expiration {
-        days = rule.value
-      }
+    expiration {
+      days = 1
     }
   }
 

@@ -69,22 +69,11 @@ variable "private_subnet_ids" {
 variable "noncurrent_version_days" {
   description = "Days for which overwritten and deleted objects can be brought back."
   type        = number
-  default     = 30
+  default     = 14
 
   validation {
     condition     = var.noncurrent_version_days >= 7
     error_message = "noncurrent_version_days is 7 or more: a mistake is seldom seen sooner."
-  }
-}
-
-variable "traffic_days" {
-  description = "Days after which the prediction log is deleted whatever the flows do; null leaves it to `stillhouse traffic prune`."
-  type        = number
-  default     = null
-
-  validation {
-    condition     = var.traffic_days == null || coalesce(var.traffic_days, 0) >= 30
-    error_message = "traffic_days is 30 or more: rollouts and monitoring look back that far. null keeps the log."
   }
 }
 

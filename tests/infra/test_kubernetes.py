@@ -271,6 +271,7 @@ def may(source: str, target: str, port: int) -> tuple[bool, bool]:
 
 
 FLOWS = ["flow run/cpu", "flow run/gpu", "CronJob/stillhouse-reconcile", "Deployment/stillhouse-webhooks"]
+HOUSEKEEPING = "CronJob/stillhouse-housekeeping"
 PREFECT, MLFLOW = "Deployment/stillhouse-prefect", "Deployment/stillhouse-mlflow"
 GATEWAY, WEBHOOKS = "Deployment/stillhouse-gateway", "Deployment/stillhouse-webhooks"
 
@@ -289,6 +290,7 @@ GATEWAY, WEBHOOKS = "Deployment/stillhouse-gateway", "Deployment/stillhouse-webh
         ("flow run/cpu", "RayCluster/head", 10001),
         ("flow run/cpu", GATEWAY, 8080),
         (MLFLOW, WEBHOOKS, 8090),
+        (HOUSEKEEPING, MLFLOW, 5000),
     ],
 )
 def test_who_needs_another_may_reach_it(source, target, port):
@@ -432,6 +434,7 @@ def test_kustomize_renders(folder):
         assert not re.search(r'"image": "stillhouse/', text)
         assert "database.invalid" not in text
         assert "s3://stillhouse/" not in text
+        assert "us-east-1" not in text
 
 
 def test_base_stands_without_components():

@@ -1,5 +1,6 @@
 """The Terraform module, as far as it can be looked at without the provider: its form, its promises, and its names."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -76,12 +77,34 @@ def test_the_bucket_keeps_versions_encrypts_and_is_closed_to_the_public():
     assert RESOURCES["aws_s3_bucket", "data"]["lifecycle"][0]["prevent_destroy"] is True
 
 
-def test_no_rule_deletes_artifacts_by_their_age():
-    lifecycle = (FOLDER / "storage.tf").read_text().partition('aws_s3_bucket_lifecycle_configuration" "data"')[2]
-    expirations = re.findall(r"days\s+= (\S+)", lifecycle)
+def test_the_buckets_lifecycle_is_the_one_that_the_store_is_made_for():
+    wanted = json.loads((INFRA / "storage" / "lifecycle.json").read_text())["Rules"]
+    rules = RESOURCES["aws_s3_bucket_lifecycle_configuration", "data"]["rule"]
+    (days,) = [one["default"] for (name,), one in blocks("variable").items() if name == "noncurrent_version_days"]
 
-    assert set(expirations) == {"var.noncurrent_version_days", "rule.value"}
-    assert 'prefix = "traffic/"' in lifecycle
+    assert [(rule["id"], rule["filter"][0]["prefix"]) for rule in rules] == [
+        (one["ID"], one["Filter"]["Prefix"]) for one in wanted
+    ]
+    uploads, versions, words = rules
+    assert uploads["abort_incomplete_multipart_upload"][0]["days_after_initiation"] == (
+        wanted[0]["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"]
+    )
+    assert days == wanted[1]["NoncurrentVersionExpiration"]["NoncurrentDays"]
+    assert versions["expiration"][0]["expired_object_delete_marker"] is True
+    assert words["expiration"][0]["days"] == wanted[2]["Expiration"]["Days"]
+
+
+def test_the_roles_have_the_policies_of_the_store():
+    policies = {path.stem for path in (INFRA / "storage").glob("*.json")} - {"lifecycle"}
+    iam, storage = ((FOLDER / name).read_text() for name in ("iam.tf", "storage.tf"))
+    named = set(re.search(r"for name in \[(.*?)\]", iam)[1].replace('"', "").split(", "))
+    named |= set(re.findall(r"\.\./storage/([\w-]+)\.json", iam + storage))
+
+    assert named == policies
+    assert '"arn:aws:kms:REGION:ACCOUNT:key/KEY"' in (INFRA / "storage" / "encryption.json").read_text()
+    assert '"arn:aws:kms:REGION:ACCOUNT:key/KEY"' in iam
+    used = re.findall(r"stillhouse/(\w+)", iam)
+    assert set(used) == {"dvc", "mlflow"}
 
 
 def test_the_database_is_private_encrypted_and_can_be_brought_back():
@@ -102,7 +125,7 @@ def test_no_secret_has_a_value_here():
 
 
 def test_roles_are_those_of_the_service_accounts_of_the_overlay():
-    roles = set(re.findall(r"^    (\w+)\s+= data\.aws_iam_policy_document\.\w+\.json$", TEXT, re.MULTILINE))
+    roles = set(re.findall(r"^    (\w+) += data\.aws_iam_policy_document\.\w+\.json$", TEXT, re.MULTILINE))
     annotated = {
         one["metadata"]["name"].removeprefix("stillhouse-"): one["metadata"]["annotations"]["eks.amazonaws.com/role-arn"]
         for one in AWS
