@@ -1,6 +1,6 @@
 # Where the images of infra/images are pushed. A tag, once pushed, means the same for ever.
 resource "aws_ecr_repository" "this" {
-  for_each = toset(["server", "gateway", "worker-cpu", "worker-cuda"])
+  for_each = toset(["server", "gateway", "mirror", "worker-cpu", "worker-cuda"])
 
   name                 = "stillhouse/${each.key}"
   image_tag_mutability = "IMMUTABLE"

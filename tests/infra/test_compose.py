@@ -19,7 +19,7 @@ from tests.infra.manifests import INFRA, ROOT, SETTINGS, compose
 
 DOCUMENT = compose()
 SERVICES = DOCUMENT["services"]
-OURS = {"server", "gateway", "worker-cpu", "worker-cuda"}
+OURS = {"server", "gateway", "mirror", "worker-cpu", "worker-cuda"}
 SECRET_NAMES = re.compile(r"PASSWORD|SECRET|TOKEN|AUTH_STRING|ACCESS_KEY|SIGNING_KEY|ENCRYPTION_KEY")
 
 

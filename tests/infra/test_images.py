@@ -5,6 +5,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,17 @@ from infra.gateway.admission import Admission
 from infra.gateway.app import create_app
 from infra.gateway.config import GatewayConfig
 from infra.images.list_requirements import requirements
-from tasks.runtime.source import _imports, _source_file
+from tasks.runtime.source import _source_file
 from tests.infra.manifests import IMAGES, ROOT
 
 FILES = sorted(IMAGES.glob("*.Containerfile"))
 OPTIONAL = {"opentelemetry"}
 """What the gateway imports only when it is asked for; its image does without."""
 
-LOADED_BY_NAME = {"uvicorn[standard]": {"uvloop", "httptools"}}
+OURS = {"flows", "infra", "tasks"}
+BROUGHT_BY_UVICORN = {"uvloop", "httptools"}
+BROUGHT_BY_OTHERS = {"botocore", "pydantic-core", "s3transfer"}
+"""Imported by name, and installed by what brings them: boto3 and pydantic."""
 
 
 def lines(path: Path) -> list[str]:
@@ -38,80 +42,89 @@ def copied(path: Path) -> list[str]:
     return [source for words in copies for source in words[:-1]]
 
 
-def gateway_modules() -> dict[str, Path]:
-    """Every module of ours that a gateway imports, wherever in its code."""
+def closure(*roots: str, deep: Callable[[str], bool] = lambda name: True) -> dict[str, Path]:
+    """Modules of ours that are imported from `roots` on, where `deep` says so also inside functions."""
     found: dict[str, Path] = {}
-    pending = ["infra.gateway.__main__"]
+    pending = list(roots)
     while pending:
         name = pending.pop()
         path = None if name in found else _source_file(name)
         if path is not None:
             found[name] = path
-            parents = [name.rpartition(".")[0]] if "." in name else []
-            pending += parents + [one for one in imports(name, path) if one.partition(".")[0] in ("infra", "tasks")]
+            pending += [name.rpartition(".")[0], *imports(name, path, deep(name))]
+            pending = [one for one in pending if one.partition(".")[0] in OURS]
     return found
 
 
-def imports(name: str, path: Path) -> tuple[str, ...]:
-    return _imports(str(path), name, path.name == "__init__.py", 0, 0)
+def imports(name: str, path: Path, deep: bool) -> set[str]:
+    """Absolute names that a module imports while it runs; those for type checkers are left out."""
+    found: set[str] = set()
+
+    def visit(nodes: Iterable[ast.AST]) -> None:
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                found.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                visit(node.orelse)
+            elif deep or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                visit(ast.iter_child_nodes(node))
+
+    visit(ast.parse(path.read_text()).body)
+    return found
 
 
-def for_types_only(path: Path) -> set[str]:
-    """Top-level names that are imported under `if TYPE_CHECKING:` and nowhere else in the file."""
-    hidden, seen = set(), set()
-    tree = ast.parse(path.read_text())
-    guarded = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            (hidden if id(node) in guarded else seen).update(one.partition(".")[0] for one in names)
-    return hidden - seen
+def distributions(modules: dict[str, Path], deep: Callable[[str], bool] = lambda name: True) -> set[str]:
+    """What has to be installed for the modules, by the names that requirements use."""
+    imported = {one.partition(".")[0] for name, path in modules.items() for one in imports(name, path, deep(name))}
+    known = importlib.metadata.packages_distributions()
+    return {canonical(known[name][0]) for name in imported - set(sys.stdlib_module_names) - OURS - OPTIONAL}
 
 
-def test_the_gateways_image_installs_exactly_what_the_gateway_imports():
-    modules = gateway_modules()
-    imported = {
-        one.partition(".")[0]
-        for name, path in modules.items()
-        for one in imports(name, path)
-        if one.partition(".")[0] not in for_types_only(path)
-    }
-    third_party = imported - set(sys.stdlib_module_names) - {"infra", "tasks", ""} - OPTIONAL
-    distributions = importlib.metadata.packages_distributions()
-    needed = {canonical(distributions[name][0]) for name in third_party}
-
-    listed = {Requirement(line).name for line in listing("gateway-requirements.txt")}
-    by_name = {canonical(name) for names in LOADED_BY_NAME.values() for name in names}
-    assert needed - by_name == {canonical(name) for name in listed}
+def named(file: str) -> set[str]:
+    return {canonical(Requirement(line).name) for line in listing(file)}
 
 
-def test_the_gateways_image_holds_every_module_that_the_gateway_imports_and_nothing_that_it_must_not():
-    places = [ROOT / source for source in copied(IMAGES / "gateway.Containerfile")]
-
-    missing = {
-        name
-        for name, path in gateway_modules().items()
-        if not any(path == place or place in path.parents for place in places)
-    }
-    assert missing == set()
-    assert not {"torch", "prefect", "mlflow", "boto3"} & {Requirement(line).name for line in listing("gateway-requirements.txt")}
+def missing(modules: dict[str, Path], file: Path) -> set[str]:
+    """Modules that the image does not hold."""
+    places = [ROOT / source for source in copied(file)]
+    return {name for name, path in modules.items() if not any(path == one or one in path.parents for one in places)}
 
 
-@pytest.mark.parametrize("name", ["gateway-requirements.txt", "server-requirements.txt"])
+def test_the_gateways_image_holds_what_the_gateway_imports_and_no_more():
+    modules = closure("infra.gateway.__main__")
+
+    assert distributions(modules) - BROUGHT_BY_UVICORN == named("gateway-requirements.txt")
+    assert missing(modules, IMAGES / "gateway.Containerfile") == set()
+    assert not {"torch", "prefect", "mlflow", "boto3"} & named("gateway-requirements.txt")
+
+
+def of_the_mirror(name: str) -> bool:
+    """Whether what a module imports inside its functions is run by the mirror."""
+    parts = ("s3_", "gateway_companion", "store_mirror", "traffic_shipping")
+    return name.startswith(tuple(f"tasks.adapters.{part}" for part in parts)) or name == "tasks.contracts.compression"
+
+
+def test_the_mirrors_image_holds_what_the_mirror_imports_and_no_more():
+    modules = closure("flows.cli.root", "tasks.adapters.gateway_companion", deep=of_the_mirror)
+
+    assert distributions(modules, of_the_mirror) - BROUGHT_BY_OTHERS == named("mirror-requirements.txt")
+    assert missing(modules, IMAGES / "mirror.Containerfile") == set()
+
+
+@pytest.mark.parametrize("name", ["gateway-requirements.txt", "mirror-requirements.txt", "server-requirements.txt"])
 def test_every_package_of_an_image_is_pinned(name):
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
-    assert {Requirement(line).name for line in listing(name)} <= pins.keys()
+    assert named(name) <= pins()
 
 
 def test_every_package_of_the_workers_image_is_pinned():
-    pins = {canonical(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text().split()}
     wanted = requirements(ROOT / "pyproject.toml", worker_extras())
-    assert {canonical(Requirement(line).name) for line in wanted} <= pins
+    assert {canonical(Requirement(line).name) for line in wanted} <= pins()
+
+
+def pins() -> set[str]:
+    return {canonical(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text().split()}
 
 
 def worker_extras() -> list[str]:
