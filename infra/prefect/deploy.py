@@ -47,7 +47,8 @@ def template(pool: str, image: str | None) -> dict[str, Any]:
 
 def _type_of(pool: str) -> str | None:
     """Return the type of a pool on the server, None if there is no such pool."""
-    found = subprocess.run(["prefect", "--no-prompt", "work-pool", "ls", "--output", "json"], capture_output=True, text=True, check=True)
+    command = ["prefect", "--no-prompt", "work-pool", "ls", "--output", "json"]
+    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     types: dict[str, str] = {one["name"]: one["type"] for one in json.loads(found.stdout)}
     return types.get(pool)
 

@@ -64,7 +64,7 @@ def imports(name: str, path: Path, deep: bool) -> set[str]:
         for node in nodes:
             if isinstance(node, ast.Import):
                 found.update(alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
+            elif isinstance(node, ast.ImportFrom) and node.module:
                 found.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
             elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
                 visit(node.orelse)
