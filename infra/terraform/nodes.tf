@@ -116,9 +116,9 @@ resource "aws_eks_node_group" "this" {
 # A group without nodes tells nothing of what its nodes would have; the autoscaler reads it from these tags.
 locals {
   gpu_hints = {
-    "k8s.io/cluster-autoscaler/node-template/label/stillhouse.dev/pool"       = "gpu"
-    "k8s.io/cluster-autoscaler/node-template/taint/nvidia.com/gpu"            = "present:NoSchedule"
-    "k8s.io/cluster-autoscaler/node-template/resources/nvidia.com/gpu"        = tostring(var.gpus_per_node)
+    "k8s.io/cluster-autoscaler/node-template/label/stillhouse.dev/pool" = "gpu"
+    "k8s.io/cluster-autoscaler/node-template/taint/nvidia.com/gpu"      = "present:NoSchedule"
+    "k8s.io/cluster-autoscaler/node-template/resources/nvidia.com/gpu"  = tostring(var.gpus_per_node)
   }
 }
 

@@ -146,7 +146,7 @@ def test_the_object_store_knows_each_client_by_its_own_key_and_grants_it_its_own
 @pytest.mark.parametrize("name", SERVICES)
 def test_what_a_service_waits_for_can_come_true(name):
     needs = SERVICES[name].get("depends_on", {})
-    for other, condition in (needs.items() if isinstance(needs, dict) else [(one, None) for one in needs]):
+    for other, condition in needs.items() if isinstance(needs, dict) else [(one, None) for one in needs]:
         assert other in SERVICES
         if condition == {"condition": "service_healthy"}:
             assert "test" in SERVICES[other]["healthcheck"]
@@ -188,7 +188,9 @@ def test_prometheus_asks_the_gateways_that_there_are_with_a_token():
     port = GatewayConfig.model_fields["port"].default
 
     assert job["job_name"] == plain["job_name"]
-    assert job["static_configs"] == [{"targets": [f"{name}:{port}" for name in SERVICES if name.startswith("gateway-")]}]
+    assert job["static_configs"] == [
+        {"targets": [f"{name}:{port}" for name in SERVICES if name.startswith("gateway-")]}
+    ]
     assert job["authorization"]["credentials_file"] == "/run/secrets/gateway_token"
 
 
@@ -204,9 +206,13 @@ def test_grafana_shows_the_dashboard_from_the_prometheus_that_runs():
 
 def test_the_databases_are_those_that_the_services_name():
     script = (INFRA / "compose" / "create-databases.sh").read_text()
-    made = set(re.search(r"for name in ([\w ]+);", script)[1].split()) | set(re.findall(r"CREATE DATABASE (\w+)", script))
+    made = set(re.search(r"for name in ([\w ]+);", script)[1].split()) | set(
+        re.findall(r"CREATE DATABASE (\w+)", script)
+    )
     text = (INFRA / "compose.yaml").read_text() + (INFRA / "compose" / "mlflow-auth.ini").read_text()
-    named = set(re.findall(r"@postgres:5432/(\w+)", text)) | {SERVICES["prefect"]["environment"]["PREFECT_SERVER_DATABASE_NAME"]}
+    named = set(re.findall(r"@postgres:5432/(\w+)", text)) | {
+        SERVICES["prefect"]["environment"]["PREFECT_SERVER_DATABASE_NAME"]
+    }
 
     assert named == made
 

@@ -203,7 +203,13 @@ def run(script: str, *command: str, **environment: str) -> subprocess.CompletedP
 
 def test_with_secrets_gives_the_command_a_files_content_as_it_is(tmp_path):
     (tmp_path / "secret").write_text("a b$HOME'\"`x`\nsecond\n")
-    done = run("with-secrets", "sh", "-c", 'printf %s "$TOKEN"; env | grep -c TOKEN__FILE', TOKEN__FILE=str(tmp_path / "secret"))
+    done = run(
+        "with-secrets",
+        "sh",
+        "-c",
+        'printf %s "$TOKEN"; env | grep -c TOKEN__FILE',
+        TOKEN__FILE=str(tmp_path / "secret"),
+    )
 
     assert done.stdout == "a b$HOME'\"`x`\nsecond0\n"
 

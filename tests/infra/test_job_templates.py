@@ -36,7 +36,9 @@ def test_the_gpu_pool_asks_for_gpus_on_nodes_that_have_them_and_is_else_the_cpu_
     spec = gpu["spec"]["template"]["spec"]
     (container,) = spec["containers"]
 
-    assert container["resources"]["requests"]["nvidia.com/gpu"] == container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert (
+        container["resources"]["requests"]["nvidia.com/gpu"] == container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    )
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
     assert "nvidia.com/gpu" not in json.dumps(cpu)
     for differs in ("nodeSelector", "tolerations", "containers", "volumes"):
@@ -74,7 +76,9 @@ def test_a_worker_deployment_serves_the_pool(name):
     assert arguments[arguments.index("--type") + 1] == "kubernetes"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("prefect_kubernetes") is None, reason="prefect-kubernetes is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("prefect_kubernetes") is None, reason="prefect-kubernetes is not installed"
+)
 @pytest.mark.parametrize("name", POOLS)
 async def test_prefects_kubernetes_worker_takes_the_template(name):
     from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration

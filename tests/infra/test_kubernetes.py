@@ -74,7 +74,11 @@ def test_a_pod_passes_the_restricted_profile_and_writes_nowhere_but_in_its_volum
     assert security["runAsUser"] > 0
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
-    assert {kind for volume in spec["volumes"] for kind in volume if kind != "name"} <= {"emptyDir", "secret", "configMap"}
+    assert {kind for volume in spec["volumes"] for kind in volume if kind != "name"} <= {
+        "emptyDir",
+        "secret",
+        "configMap",
+    }
     for container in containers(TEMPLATES[name]):
         own = container["securityContext"]
         assert own == {
@@ -101,7 +105,10 @@ def test_what_a_pod_refers_to_exists(name):
     volumes = {volume["name"] for volume in spec["volumes"]}
     text = json.dumps(spec)
 
-    assert ("ServiceAccount", spec.get("serviceAccountName", "default")) in CLUSTER or name == "Job/stillhouse-databases"
+    assert (
+        "ServiceAccount",
+        spec.get("serviceAccountName", "default"),
+    ) in CLUSTER or name == "Job/stillhouse-databases"
     for container in containers(TEMPLATES[name]):
         mounts = container.get("volumeMounts", [])
         assert {mount["name"] for mount in mounts} <= volumes
@@ -147,7 +154,9 @@ def test_the_overlays_images_are_the_same_for_flow_runs_as_for_the_rest():
     named = AWS["ConfigMap", "stillhouse-images"]["data"]
     full = {one["name"]: f"{one['newName']}:{one['newTag']}" for one in kustomization["images"]}
 
-    assert set(full) == {image.partition(":")[0] for image in images([*TEMPLATES.values()]) if image.startswith("stillhouse/")}
+    assert set(full) == {
+        image.partition(":")[0] for image in images([*TEMPLATES.values()]) if image.startswith("stillhouse/")
+    }
     assert named == {"CPU_IMAGE": full["stillhouse/worker-cpu"], "GPU_IMAGE": full["stillhouse/worker-cuda"]}
 
 
@@ -227,7 +236,11 @@ def test_the_gateway_and_its_mirror_share_their_folders_and_the_gateway_has_no_c
     spec = pod_template(CLUSTER["Deployment", "stillhouse-gateway"])["spec"]
     (mirror,), (gateway,) = spec["initContainers"], spec["containers"]
     folders = [
-        {one["name"]: one["value"] for one in container["env"] if one["name"] in ("STILLHOUSE_STORE", "STILLHOUSE_TRAFFIC")}
+        {
+            one["name"]: one["value"]
+            for one in container["env"]
+            if one["name"] in ("STILLHOUSE_STORE", "STILLHOUSE_TRAFFIC")
+        }
         for container in (mirror, gateway)
     ]
 
@@ -252,7 +265,13 @@ def may(source: str, target: str, port: int) -> tuple[bool, bool]:
     out = any(
         selected(PODS[source], policy["podSelector"])
         and any(
-            ("to" not in rule or any(selected(PODS[target], one.get("podSelector", {})) and "namespaceSelector" not in one for one in rule["to"]))
+            (
+                "to" not in rule
+                or any(
+                    selected(PODS[target], one.get("podSelector", {})) and "namespaceSelector" not in one
+                    for one in rule["to"]
+                )
+            )
             and ("ports" not in rule or port in [one["port"] for one in rule["ports"]])
             for rule in policy.get("egress", [])
         )
@@ -261,7 +280,10 @@ def may(source: str, target: str, port: int) -> tuple[bool, bool]:
     into = any(
         selected(PODS[target], policy["podSelector"])
         and any(
-            any(selected(PODS[source], one.get("podSelector", {})) and "namespaceSelector" not in one for one in rule["from"])
+            any(
+                selected(PODS[source], one.get("podSelector", {})) and "namespaceSelector" not in one
+                for one in rule["from"]
+            )
             and ("ports" not in rule or port in [one["port"] for one in rule["ports"]])
             for rule in policy.get("ingress", [])
         )
@@ -333,7 +355,11 @@ def test_services_lead_to_ports_of_the_pods_that_they_select():
         (target,) = [
             pod for pod, labels in PODS.items() if selected(labels, {"matchLabels": service["spec"]["selector"]})
         ]
-        ports = {port["name"]: port["containerPort"] for one in containers(TEMPLATES[target]) for port in one.get("ports", [])}
+        ports = {
+            port["name"]: port["containerPort"]
+            for one in containers(TEMPLATES[target])
+            for port in one.get("ports", [])
+        }
         for port in service["spec"]["ports"]:
             assert ports[port["targetPort"]] == port["port"], name
 
@@ -373,7 +399,9 @@ def test_prometheus_asks_the_gateways_service_under_the_job_that_the_rules_name(
     monitor = CLUSTER["ServiceMonitor", "stillhouse-gateway"]["spec"]
     service = CLUSTER["Service", "stillhouse-gateway"]
     (endpoint,) = monitor["endpoints"]
-    (job_name,) = [one["job_name"] for one in yaml.safe_load((INFRA / "monitoring/prometheus.yml").read_text())["scrape_configs"]]
+    (job_name,) = [
+        one["job_name"] for one in yaml.safe_load((INFRA / "monitoring/prometheus.yml").read_text())["scrape_configs"]
+    ]
 
     assert selected(service["metadata"]["labels"], monitor["selector"])
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
@@ -391,7 +419,9 @@ def test_the_ray_cluster_runs_the_ray_that_is_pinned():
     assert CLUSTER["RayCluster", "stillhouse"]["spec"]["rayVersion"] == pinned
 
 
-@pytest.mark.parametrize("folder", ["base", *(f"components/{one.name}" for one in sorted((KUBERNETES / "components").iterdir()))])
+@pytest.mark.parametrize(
+    "folder", ["base", *(f"components/{one.name}" for one in sorted((KUBERNETES / "components").iterdir()))]
+)
 def test_a_kustomization_lists_every_file_beside_it(folder):
     (kustomization,) = documents(KUBERNETES / folder / "kustomization.yaml")
     beside = {path.name for path in (KUBERNETES / folder).glob("*.yaml")} - {"kustomization.yaml"}

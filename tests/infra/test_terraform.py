@@ -42,7 +42,12 @@ def depth(kind: str) -> int:
 
 
 RESOURCES = blocks("resource")
-AWS = [one for path in sorted((KUBERNETES / "overlays/aws").glob("*.yaml")) for one in documents(path) if not is_kustomization(one)]
+AWS = [
+    one
+    for path in sorted((KUBERNETES / "overlays/aws").glob("*.yaml"))
+    for one in documents(path)
+    if not is_kustomization(one)
+]
 
 
 def test_every_variable_and_output_is_described_and_typed():
@@ -86,8 +91,9 @@ def test_the_buckets_lifecycle_is_the_one_that_the_store_is_made_for():
         (one["ID"], one["Filter"]["Prefix"]) for one in wanted
     ]
     uploads, versions, words = rules
-    assert uploads["abort_incomplete_multipart_upload"][0]["days_after_initiation"] == (
-        wanted[0]["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"]
+    assert (
+        uploads["abort_incomplete_multipart_upload"][0]["days_after_initiation"]
+        == (wanted[0]["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"])
     )
     assert days == wanted[1]["NoncurrentVersionExpiration"]["NoncurrentDays"]
     assert versions["expiration"][0]["expired_object_delete_marker"] is True
@@ -127,7 +133,9 @@ def test_no_secret_has_a_value_here():
 def test_roles_are_those_of_the_service_accounts_of_the_overlay():
     roles = set(re.findall(r"^    (\w+) += data\.aws_iam_policy_document\.\w+\.json$", TEXT, re.MULTILINE))
     annotated = {
-        one["metadata"]["name"].removeprefix("stillhouse-"): one["metadata"]["annotations"]["eks.amazonaws.com/role-arn"]
+        one["metadata"]["name"].removeprefix("stillhouse-"): one["metadata"]["annotations"][
+            "eks.amazonaws.com/role-arn"
+        ]
         for one in AWS
         if one["kind"] == "ServiceAccount"
     }
@@ -139,7 +147,9 @@ def test_roles_are_those_of_the_service_accounts_of_the_overlay():
 def test_secrets_are_those_of_the_overlay():
     made = set(re.findall(r'^    "([\w-]+)",$', (FOLDER / "secrets.tf").read_text(), re.MULTILINE))
     wanted = {
-        one["metadata"]["name"]: one["spec"]["dataFrom"][0]["extract"]["key"] for one in AWS if one["kind"] == "ExternalSecret"
+        one["metadata"]["name"]: one["spec"]["dataFrom"][0]["extract"]["key"]
+        for one in AWS
+        if one["kind"] == "ExternalSecret"
     }
 
     assert {f"stillhouse-{name}" for name in made} == set(wanted) - {"stillhouse-database-master"}
@@ -152,7 +162,9 @@ def test_nodes_have_the_labels_and_taints_that_flow_runs_ask_for():
     spec = job("gpu")["spec"]["template"]["spec"]
     (toleration,) = spec["tolerations"]
 
-    assert {job(name)["spec"]["template"]["spec"]["nodeSelector"]["stillhouse.dev/pool"] for name in ("cpu", "gpu")} == pools
+    assert {
+        job(name)["spec"]["template"]["spec"]["nodeSelector"]["stillhouse.dev/pool"] for name in ("cpu", "gpu")
+    } == pools
     assert 'labels = { "stillhouse.dev/pool" = each.key }' in nodes
     assert f'key    = "{toleration["key"]}"' in nodes
     assert 'effect = "NO_SCHEDULE"' in nodes
@@ -170,5 +182,7 @@ def test_no_policy_grants_everything():
 
 @pytest.mark.skipif(shutil.which("terraform") is None, reason="terraform is not on PATH")
 def test_files_are_formatted():
-    done = subprocess.run(["terraform", "fmt", "-check", "-diff", str(FOLDER)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["terraform", "fmt", "-check", "-diff", str(FOLDER)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
