@@ -1,4 +1,4 @@
-"""Make the buckets that are named and not there yet: `python create_buckets.py NAME ...`; credentials as boto3 finds them."""
+"""Make the buckets that are named and missing: `python create_buckets.py NAME ...`; credentials as boto3 finds them."""
 
 import sys
 
@@ -18,7 +18,7 @@ def create_missing(names: list[str]) -> list[str]:
         try:
             client.head_bucket(Bucket=name)
         except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:  # noqa: PLR2004 - Not Found
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
                 raise
             client.create_bucket(Bucket=name)
             made.append(name)

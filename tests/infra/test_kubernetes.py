@@ -15,7 +15,8 @@ from infra.gateway.access import Access
 from infra.gateway.admission import Admission
 from infra.gateway.app import create_app
 from infra.gateway.config import GatewayConfig
-from infra.webhooks.app import ReceiverLimits, create_app as create_receiver
+from infra.webhooks.app import ReceiverLimits
+from infra.webhooks.app import create_app as create_receiver
 from tests.infra.manifests import (
     CUSTOM,
     INFRA,
@@ -344,7 +345,7 @@ def test_everything_is_refused_that_no_policy_allows():
 
 
 def test_the_gateway_is_not_given_the_databases_port():
-    egress = [rule for rule in POLICIES["stillhouse-gateway"]["egress"]]
+    egress = list(POLICIES["stillhouse-gateway"]["egress"])
     assert [one["port"] for rule in egress for one in rule["ports"]] == [443]
 
 
