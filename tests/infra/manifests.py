@@ -3,10 +3,14 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
 
 from tasks.runtime.settings import Settings
 
@@ -29,6 +33,29 @@ Document = dict[str, Any]
 
 def documents(path: Path) -> list[Document]:
     return [one for one in yaml.safe_load_all(path.read_text()) if one is not None]
+
+
+def check_schema(document: Document, version: str = "1.33.0") -> None:
+    """Hold a manifest against Kubernetes' own schema of its kind, unknown fields included.
+
+    kubernetes-validate carries the schemas; its own function reads five megabytes of them for each manifest.
+    """
+    group, _, level = document["apiVersion"].rpartition("/")
+    suffix = f"{group.partition('.')[0]}-{level}" if group else level
+    schema = _schema(version, f"{document['kind'].lower()}-{suffix}")
+    Draft202012Validator(schema, registry=_definitions(version)).validate(document)
+
+
+@cache
+def _schema(version: str, name: str) -> Document:
+    folder = files("kubernetes_validate") / "kubernetes-json-schema" / f"v{version}-local-strict"
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@cache
+def _definitions(version: str) -> Registry[Any]:
+    definitions = _schema(version, "_definitions")
+    return (Resource.from_contents(definitions) @ Registry()).crawl()
 
 
 def is_kustomization(document: Document) -> bool:

@@ -17,6 +17,7 @@ from infra.gateway.admission import Admission
 from infra.gateway.app import create_app
 from infra.gateway.config import GatewayConfig
 from infra.images.list_requirements import requirements
+from tasks.contracts.value import sha256_hex
 from tasks.runtime.source import _source_file
 from tests.infra.manifests import IMAGES, ROOT
 
@@ -182,7 +183,7 @@ def test_the_gateways_image_asks_a_route_that_needs_no_token_and_starts_with_opt
     config = GatewayConfig(store=tmp_path, traffic=tmp_path)
     admission = Admission(**config.model_dump(include={"num_threads", "max_queue", "max_uploads", "deadline_s"}))
     tokens = tmp_path / "tokens.yaml"
-    tokens.write_text("admin: []\n")
+    tokens.write_text(f"admin: [{sha256_hex(b'token')}]\n")
     paths = {route.path for route in create_app(config, admission, Access(tokens)).routes}
 
     port, path = re.search(r"http://127\.0\.0\.1:(\d+)(/[\w/]+)", text).groups()
