@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from infra.prefect.deploy import template
-from tests.infra.manifests import ROOT, cluster, job, pool
+from tests.infra.manifests import ROOT, cluster, filled, job, pool
 
 POOLS = ("cpu", "gpu")
 
@@ -77,14 +77,17 @@ def test_a_worker_deployment_serves_the_pool(name):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("prefect_kubernetes") is None, reason="prefect-kubernetes is not installed"
+    importlib.util.find_spec("prefect_kubernetes") is None,
+    reason="prefect-kubernetes is not installed; its image has it",
 )
 @pytest.mark.parametrize("name", POOLS)
-async def test_prefects_kubernetes_worker_takes_the_template(name):
+def test_prefects_kubernetes_worker_takes_the_template(name):
     from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
-    configuration = await KubernetesWorkerJobConfiguration.from_template_and_values(
-        base_job_template=pool(name), values={"name": "digits", "command": "prefect flow-run execute"}
-    )
+    document = pool(name)
+    defaults = {key: one.get("default") for key, one in document["variables"]["properties"].items()}
+    values = defaults | {"name": "digits", "labels": {}, "env": {}, "command": "prefect flow-run execute"}
+    configuration = KubernetesWorkerJobConfiguration.model_validate(filled(document["job_configuration"], values))
+
     (container,) = configuration.job_manifest["spec"]["template"]["spec"]["containers"]
     assert container["envFrom"][0] == {"configMapRef": {"name": "stillhouse-settings"}}

@@ -440,10 +440,11 @@ def test_the_overlay_changes_only_what_is_there():
             base = CLUSTER[document["kind"], document["metadata"]["name"]]
             for name in document.get("data", {}):
                 assert name in base["data"], name
-            if template := pod_template(document):
-                there = {one["name"]: {env["name"] for env in one["env"]} for one in containers(pod_template(base))}
-                for container in template["spec"]["containers"]:
-                    assert {env["name"] for env in container["env"]} <= there[container["name"]]
+            changed = (pod_template(document) or {}).get("spec", {}).get("containers", [])
+            there = {one["name"]: one for one in containers(pod_template(base))} if changed else {}
+            for container in changed:
+                names = {env["name"] for env in there[container["name"]]["env"]}
+                assert {env["name"] for env in container["env"]} <= names
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on PATH; it renders kustomizations offline")
