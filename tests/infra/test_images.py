@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,8 +80,11 @@ def imports(name: str, path: Path, deep: bool) -> set[str]:
 def distributions(modules: dict[str, Path], deep: Callable[[str], bool] = lambda name: True) -> set[str]:
     """What has to be installed for the modules, by the names that requirements use."""
     imported = {one.partition(".")[0] for name, path in modules.items() for one in imports(name, path, deep(name))}
-    known = importlib.metadata.packages_distributions()
+    known = packages_distributions()
     return {canonical(known[name][0]) for name in imported - set(sys.stdlib_module_names) - OURS - OPTIONAL}
+
+
+packages_distributions = cache(importlib.metadata.packages_distributions)
 
 
 def named(file: str) -> set[str]:

@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 import subprocess
+from functools import cache
+from pathlib import Path
 
 import hcl2
 import pytest
@@ -24,11 +26,16 @@ def plain(value):
     return value[1:-1] if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] == '"' else value
 
 
+@cache
+def parsed(path: Path) -> dict:
+    return plain(hcl2.loads(path.read_text()))
+
+
 def blocks(kind: str) -> dict[tuple[str, ...], dict]:
     """Blocks of a kind by their labels."""
     found = {}
     for path in FILES:
-        for block in plain(hcl2.loads(path.read_text())).get(kind, []):
+        for block in parsed(path).get(kind, []):
             labels, body = [], block
             while len(body) == 1 and isinstance(next(iter(body.values())), dict) and len(labels) < depth(kind):
                 ((label, body),) = body.items()
