@@ -66,7 +66,7 @@ def _versions(_services: Services) -> Finding:
 def _store(services: Services) -> Finding:
     reference = services.artifacts.put(b"written by stillhouse doctor\n")
     services.artifacts.get(reference.digest)
-    return Finding("store", "ok", f"{services.settings.store_root} can be written and read")
+    return Finding("store", "ok", f"{services.settings.store_address} can be written and read")
 
 
 def _disk(services: Services) -> Finding:

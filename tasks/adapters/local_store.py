@@ -4,23 +4,29 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.contracts.artifact import ArtifactRef, artifact_key, document_key
+from tasks.contracts.artifact import (
+    ArtifactRef,
+    acknowledgement_folder,
+    artifact_key,
+    checked_document_name,
+    checkpoint_key,
+    document_key,
+    record_key,
+)
 from tasks.contracts.compression import StoreCompression, original_form, stored_form
 from tasks.contracts.errors import (
     ArtifactCorruptError,
     ArtifactMissingError,
     DocumentConflictError,
     InfrastructureError,
-    UserError,
 )
 from tasks.contracts.value import Digest, sha256_hex
 from tasks.runtime.services import Document
 
-_DOCUMENT_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*$")
 _VERSION_FILE = re.compile(r"^(\d{8})\.json$")
 
 
@@ -132,7 +138,7 @@ class LocalDocuments:
     def append(self, name: str, data: bytes, expected_version: int) -> Document:
         """See `DocumentStore.append`. Linking a finished file fails if the name is taken: a compare-and-set."""
         version = expected_version + 1
-        path = self._root / document_key(self._checked(name), version)
+        path = self._root / document_key(checked_document_name(name), version)
         if version > 1 and expected_version not in self._versions(name):
             raise DocumentConflictError(f"document {name} has no version {expected_version} to follow")
         with _storage_errors(f"document {name}", path.parent), _staged(path, data) as staged:
@@ -153,18 +159,10 @@ class LocalDocuments:
         return sorted(name for name in found if name.startswith(prefix))
 
     def _versions(self, name: str) -> list[int]:
-        folder = (self._root / document_key(self._checked(name), 1)).parent
+        folder = (self._root / document_key(checked_document_name(name), 1)).parent
         if not folder.is_dir():
             return []
         return [int(match[1]) for file in folder.iterdir() if (match := _VERSION_FILE.match(file.name))]
-
-    @staticmethod
-    def _checked(name: str) -> str:
-        if not _DOCUMENT_NAME.match(name):
-            raise UserError(
-                f"document name {name!r} is not allowed; use lower-case words, digits, '-', '_', '.' and '/'"
-            )
-        return name
 
 
 class LocalCheckpoints:
@@ -193,24 +191,41 @@ class LocalCheckpoints:
         self._path(stage_key).unlink(missing_ok=True)
 
     def _path(self, stage_key: str) -> Path:
-        return self._root / "checkpoints" / sha256_hex(stage_key.encode())
+        return self._root / checkpoint_key(stage_key)
 
 
 class LocalRecords:
     """One file per stage record, replaced whole."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root / "stages"
+        self._root = root
 
     def read(self, key: str) -> bytes | None:
         """See `RecordStore.read`."""
         try:
-            return (self._root / key).with_suffix(".json").read_bytes()
+            return (self._root / record_key(key)).read_bytes()
         except FileNotFoundError:
             return None
 
     def write(self, key: str, data: bytes) -> None:
         """See `RecordStore.write`."""
-        path = (self._root / key).with_suffix(".json")
+        path = self._root / record_key(key)
         with _storage_errors(f"the record of stage {key}", path.parent):
             write_atomically(path, data)
+
+
+class LocalAcknowledgements:
+    """One file per model and gateway, which the gateway writes itself."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self, model_name: str) -> Mapping[str, bytes]:
+        """See `Acknowledgements.read`."""
+        found = {}
+        for path in sorted((self._root / acknowledgement_folder(model_name)).glob("*.json")):
+            try:
+                found[str(path)] = path.read_bytes()
+            except FileNotFoundError:  # the replica withdrew since the folder was listed
+                continue
+        return found
