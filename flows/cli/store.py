@@ -94,3 +94,41 @@ def url(
             "the store is a folder, and only one in S3 gives URLs; `stillhouse model pull` copies a model's file"
         )
     typer.echo(artifacts.signed_url(checked_digest(digest), minutes * 60))
+
+
+@app.command()
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Do it; without it, only say what would be done.")] = False,
+    keep_days: Annotated[
+        float, typer.Option(help="How long runs and the cache keep what they name; at least 2.")
+    ] = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")] = False,
+) -> None:
+    """Remove artifacts that nothing names: no ledger row, registered version, route, document, baseline or young cache.
+
+    Two runs with --delete, a day apart, must find an artifact unnamed before it goes: the first condemns it. Run it
+    daily. Removing is final, unless the bucket keeps versions.
+
+    Example: `stillhouse store gc`, and if that is as it should be, `stillhouse store gc --delete`
+    """
+    from datetime import UTC, datetime
+
+    from flows.cli.console import bytes_text, console, print_json
+    from tasks.runtime.services import connect
+    from tasks.stages.collecting import collect_garbage
+
+    done = collect_garbage(connect(), keep_days, datetime.now(UTC), dry_run=not delete)
+    if as_json:
+        print_json(done)
+        return
+    would = "would be " if done.dry_run else ""
+    for words, amount in (
+        ("artifacts named", done.named),
+        ("artifacts too young to judge", done.young),
+        (f"artifacts {would}condemned, to be removed by a run a day later", done.condemned),
+        (f"artifacts {would}removed", done.removed),
+        (f"records and checkpoints of the cache {would}removed", done.expired),
+    ):
+        console().print(f"{amount.files:>8} {words}, {bytes_text(amount.size_bytes)}", highlight=False, soft_wrap=True)
+    if done.dry_run:
+        console().print("nothing was changed; --delete does it")

@@ -3,12 +3,16 @@
 import hashlib
 import os
 import re
+import stat
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.contracts.artifact import (
+    FRESH_FOR_S,
     ArtifactRef,
     acknowledgement_folder,
     artifact_key,
@@ -25,7 +29,7 @@ from tasks.contracts.errors import (
     InfrastructureError,
 )
 from tasks.contracts.value import Digest, sha256_hex
-from tasks.runtime.services import Document
+from tasks.runtime.services import Document, StoredFile
 
 _VERSION_FILE = re.compile(r"^(\d{8})\.json$")
 
@@ -74,6 +78,16 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _make_young(path: Path) -> bool:
+    """Give a file the time of now if its own is half a day back; return whether it is there."""
+    try:
+        if path.stat().st_mtime < time.time() - FRESH_FOR_S:
+            os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 class LocalArtifacts:
     """Content-addressed blobs as files named by their SHA-256, compressed if wished; either form is read."""
 
@@ -85,7 +99,7 @@ class LocalArtifacts:
         """See `ArtifactStore.put`."""
         digest = sha256_hex(data)
         path = self._root / artifact_key(digest)
-        if not self.contains(digest):
+        if not (self.contains(digest) and _make_young(path)):
             with _storage_errors(f"artifact {digest[:12]} ({len(data)} bytes)", path.parent):
                 write_atomically(path, stored_form(data, self._compression))
         return ArtifactRef(digest=digest, size_bytes=len(data))
@@ -229,3 +243,45 @@ class LocalAcknowledgements:
             except FileNotFoundError:  # the replica withdrew since the folder was listed
                 continue
         return found
+
+
+class LocalFiles:
+    """The files below one root."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def entries(self, prefix: str) -> Iterator[StoredFile]:
+        """See `StoreFiles.entries`."""
+        for path in (self._root / prefix).rglob("*"):
+            if path.name.startswith("."):
+                continue
+            try:
+                facts = path.stat()
+            except FileNotFoundError:  # replaced or removed since the folder was read
+                continue
+            if stat.S_ISREG(facts.st_mode):
+                modified = datetime.fromtimestamp(facts.st_mtime, UTC)
+                yield StoredFile(path.relative_to(self._root).as_posix(), facts.st_size, modified)
+
+    def touch(self, key: str) -> None:
+        """See `StoreFiles.touch`."""
+        _make_young(self._root / key)
+
+    def remove(self, key: str, older_than: datetime) -> bool:
+        """See `StoreFiles.remove`.
+
+        The file is moved aside before its age is looked at: a writer that finds it afterwards finds none and writes
+        it anew, and one that has made it young before is seen here.
+        """
+        path = self._root / key
+        aside = path.with_name(f".removing-{uuid.uuid4().hex}")
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return False
+        if aside.stat().st_mtime >= older_than.timestamp():
+            aside.rename(path)
+            return False
+        aside.unlink()
+        return True

@@ -152,7 +152,7 @@ def is_absent(error: Exception) -> bool:
 
 def is_taken(error: Exception) -> bool:
     """Tell whether a conditional put found its key taken."""
-    return _status(error) == 412  # noqa: PLR2004 - Precondition Failed
+    return _status(error) == 412  # Precondition Failed
 
 
 def error_code(error: Exception) -> str:

@@ -1,10 +1,12 @@
 """The artifact, document, record and checkpoint stores in S3: the layout of the local store, below one prefix."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 
 from tasks.adapters.s3_bucket import Bucket, ObjectFacts
 from tasks.contracts.artifact import (
+    FRESH_FOR_S,
     ArtifactRef,
     acknowledgement_folder,
     artifact_key,
@@ -16,7 +18,7 @@ from tasks.contracts.artifact import (
 from tasks.contracts.compression import StoreCompression, original_form, stored_form
 from tasks.contracts.errors import ArtifactCorruptError, ArtifactMissingError, DocumentConflictError
 from tasks.contracts.value import Digest, sha256_hex
-from tasks.runtime.services import Document
+from tasks.runtime.services import Document, StoredFile
 
 _VERSION = re.compile(r"^(?P<name>.+)/(?P<version>\d{8})\.json$")
 _DIGEST, _STORED = "sha256", "stored-sha256"
@@ -37,7 +39,9 @@ class S3Artifacts:
     def put(self, data: bytes) -> ArtifactRef:
         """See `ArtifactStore.put`."""
         digest = sha256_hex(data)
-        if not self.contains(digest):
+        if self.contains(digest):
+            S3Files(self._bucket).touch(artifact_key(digest))
+        else:
             stored = stored_form(data, self._compression)
             stored_digest = digest if stored is data else sha256_hex(stored)
             self._bucket.write(artifact_key(digest), stored, {_DIGEST: digest, _STORED: stored_digest})
@@ -213,3 +217,29 @@ class S3Acknowledgements:
     def withdraw(self, model_name: str, replica: str) -> None:
         """Remove it, so that nobody waits for a gateway that has stopped."""
         self._bucket.delete(f"{acknowledgement_folder(model_name)}{replica}.json")
+
+
+class S3Files:
+    """The objects of a store."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    def entries(self, prefix: str) -> Iterator[StoredFile]:
+        """See `StoreFiles.entries`."""
+        for item in self._bucket.entries(prefix):
+            yield StoredFile(item.key, item.size_bytes, item.modified)
+
+    def touch(self, key: str) -> None:
+        """See `StoreFiles.touch`. The object is copied onto itself within S3."""
+        facts = self._bucket.facts(key)
+        if facts is not None and facts.modified < datetime.now(UTC) - timedelta(seconds=FRESH_FOR_S):
+            self._bucket.touch(key)
+
+    def remove(self, key: str, older_than: datetime) -> bool:
+        """See `StoreFiles.remove`. S3 cannot delete by age, so its age is asked for just before."""
+        facts = self._bucket.facts(key)
+        if facts is None or facts.modified >= older_than:
+            return False
+        self._bucket.delete(key)
+        return True

@@ -7,6 +7,9 @@ from tasks.contracts.value import Digest, Value, sha256_hex
 
 _DOCUMENT_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*$")
 
+FRESH_FOR_S = 12 * 3600.0
+"""A file that is written again, or that a cached stage rests on again, is made young if it is older than this."""
+
 
 class ArtifactRef(Value):
     """An immutable blob in the artifact store."""

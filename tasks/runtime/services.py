@@ -3,7 +3,7 @@
 Algorithms take what they need from here as arguments; only `connect` knows which adapter it is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -102,6 +102,32 @@ class RecordStore(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """One file or object of a store."""
+
+    key: str
+    """Relative to the store's root."""
+    size_bytes: int
+    modified: datetime
+
+
+class StoreFiles(Protocol):
+    """What lies in a store, as files with an age: for collecting what nothing names any more."""
+
+    def entries(self, prefix: str) -> Iterator[StoredFile]:
+        """Give the finished files whose keys begin with `prefix`, which ends with a slash."""
+        ...
+
+    def touch(self, key: str) -> None:
+        """Make a file young whose time is more than half a day back, if it is there: somebody rests on it again."""
+        ...
+
+    def remove(self, key: str, older_than: datetime) -> bool:
+        """Remove a file if it is older than that at this moment; return whether it was."""
+        ...
+
+
 class Acknowledgements(Protocol):
     """The last word of every gateway on the route of a model."""
 
@@ -179,6 +205,10 @@ class Ledger(Protocol):
 
     def ticks(self, rollout_id: str) -> list[bytes]:
         """Return the states of a rollout, oldest first."""
+        ...
+
+    def digests(self) -> set[Digest]:
+        """Return every artifact that any row names: models, gate reports, and what rollouts compared."""
         ...
 
 
@@ -324,6 +354,7 @@ class Services:
     checkpoints: CheckpointStore
     records: RecordStore
     acknowledgements: Acknowledgements
+    files: StoreFiles
     traffic: TrafficFiles
     locks: Locks
     make_ledger: Callable[[], Ledger]
@@ -401,6 +432,7 @@ class _Stores(TypedDict):
     checkpoints: CheckpointStore
     records: RecordStore
     acknowledgements: Acknowledgements
+    files: StoreFiles
 
 
 def _stores(settings: Settings) -> _Stores:
@@ -415,6 +447,7 @@ def _stores(settings: Settings) -> _Stores:
             "checkpoints": local_store.LocalCheckpoints(root),
             "records": local_store.LocalRecords(root),
             "acknowledgements": local_store.LocalAcknowledgements(root),
+            "files": local_store.LocalFiles(root),
         }
     from tasks.adapters import s3_store
     from tasks.adapters.s3_bucket import Bucket
@@ -427,6 +460,7 @@ def _stores(settings: Settings) -> _Stores:
         "checkpoints": s3_store.S3Checkpoints(bucket),
         "records": s3_store.S3Records(bucket),
         "acknowledgements": s3_store.S3Acknowledgements(bucket),
+        "files": s3_store.S3Files(bucket),
     }
 
 

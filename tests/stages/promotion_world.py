@@ -20,6 +20,7 @@ from tasks.adapters.local_store import (
     LocalArtifacts,
     LocalCheckpoints,
     LocalDocuments,
+    LocalFiles,
     LocalRecords,
     write_atomically,
 )
@@ -101,6 +102,7 @@ class World:
             checkpoints=LocalCheckpoints(root),
             records=LocalRecords(root),
             acknowledgements=LocalAcknowledgements(root),
+            files=LocalFiles(root),
             traffic=LocalTraffic(root / "traffic"),
             locks=FileLocks(root / "locks"),
             make_ledger=lambda: ledger,
