@@ -104,6 +104,12 @@ def ship_once(settings: Settings, max_waiting_bytes: int) -> ShippingState:
         raise UserError(f"a companion of the gateways runs, and ships {settings.traffic_root} itself") from None
 
 
+def shipping_state(settings: Settings) -> ShippingState | None:
+    """Return what was shipped from this machine and what waits, or None if the log does not lie in S3."""
+    shipper = _shipper(settings, 0)
+    return None if shipper is None else shipper.state()
+
+
 def _sole(settings: Settings) -> AbstractContextManager[None]:
     """Hold what one process at a time holds; raises BlockingIOError where another does."""
     return FileLocks(settings.store_root / "locks").hold("gateway-companion", wait=False)

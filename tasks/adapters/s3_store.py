@@ -137,6 +137,14 @@ class S3Documents:
                 found.add(match["name"])
         return sorted(found)
 
+    def require_create_once(self) -> None:
+        """Make sure that the server refuses a version that is there; `append` does so before it first writes.
+
+        Raises:
+            UserError: it does not.
+        """
+        self._bucket.require_create_once()
+
     def version(self, name: str, version: int) -> bytes | None:
         """Return the bytes of one version, or None."""
         return self._bucket.read(document_key(name, version))
