@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,8 @@ def _figures(milliseconds: dict[tuple[str, str], list[float]]) -> Iterator[Figur
 def _ways(endpoint: str, data: bytes, folder: Path) -> dict[tuple[str, str], _Way]:
     options = S3Options(endpoint=endpoint, region="us-east-1")
     client = make_client(options)
-    client.create_bucket(Bucket=_BUCKET)
+    with suppress(client.exceptions.BucketAlreadyOwnedByYou):
+        client.create_bucket(Bucket=_BUCKET)
     plain = boto3.session.Session().client("s3", endpoint_url=endpoint, region_name="us-east-1")
     artifacts = S3Artifacts(Bucket(ObjectPlace(bucket=_BUCKET, prefix="store/"), options, ENDPOINT_VARIABLE))
     digest = sha256_hex(data)

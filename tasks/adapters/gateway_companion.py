@@ -24,6 +24,9 @@ from tasks.runtime.settings import Settings, environment_of_services
 _READY_WITHIN_S = 60.0
 _STOP_WITHIN_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+_CHECK_S = 0.1
+_REFUSED = 2
+"""Exit code for a wrong setting."""
 _STANDBY_S = 1.0
 
 logger = logging.getLogger(__name__)
@@ -129,53 +132,87 @@ def companion(settings: Settings, ship_s: float = 30.0) -> Iterator[None]:
 
     The block begins when the folder is like the store, or after a minute with what the folder holds. The companion
     also ends, in order, when this process is killed: its standard input is then closed.
+
+    Raises:
+        UserError: the companion refused its settings.
     """
     if not has_companion(settings):
         yield
         return
-    done = threading.Event()
-    command = [sys.executable, "-m", "flows.cli", "store", "mirror", "--end-with-stdin", "--ship-seconds", str(ship_s)]
-    ready = threading.Event()
-    folders = {"STILLHOUSE_STORE": str(settings.store_root), "STILLHOUSE_TRAFFIC": str(settings.traffic_root)}
-    environment = environment_of_services() | folders
-    thread = threading.Thread(target=_tend, args=(command, environment, ready, done), name="companion")
-    thread.start()
+    process = _Process(settings, ship_s)
+    process.start()
     try:
-        if not ready.wait(_READY_WITHIN_S):
-            logger.warning("the store has not been read yet; gateways serve what %s holds", settings.store_root)
+        process.wait_until_ready()
         yield
     finally:
-        done.set()
-        thread.join()
+        process.stop()
 
 
-def _tend(command: list[str], environment: dict[str, str], ready: threading.Event, done: threading.Event) -> None:
-    """Keep one process running; each that dies is followed by another, after longer and longer pauses."""
-    pause_s = _FIRST_PAUSE_S
-    while not done.is_set():
-        pipe = subprocess.PIPE
-        # a session of its own, so that Ctrl-C reaches this process alone and the companion ends in order
-        process = subprocess.Popen(
-            command, env=environment, stdin=pipe, stdout=pipe, text=True, start_new_session=True
-        )
-        watcher = threading.Thread(target=_hear, args=(process, ready), daemon=True)
-        watcher.start()
-        while process.poll() is None and not done.wait(0.1):
-            continue
-        if process.poll() is None:
-            _end(process)
-            return
-        _close(process)
-        if not done.is_set():
-            logger.error("the companion ended with code %d; another starts in %g s", process.returncode, pause_s)
-            done.wait(pause_s)
+class _Process:
+    """The companion as a process that is kept running; each that dies is followed by another, after longer pauses."""
+
+    def __init__(self, settings: Settings, ship_s: float) -> None:
+        self._command = [
+            sys.executable, "-m", "flows.cli", "store", "mirror", "--end-with-stdin", "--ship-seconds", str(ship_s)
+        ]  # fmt: skip
+        folders = {"STILLHOUSE_STORE": str(settings.store_root), "STILLHOUSE_TRAFFIC": str(settings.traffic_root)}
+        self._environment = environment_of_services() | folders
+        self._ready, self._done = threading.Event(), threading.Event()
+        self._refused = False
+        self._thread = threading.Thread(target=self._tend, name="companion")
+
+    def start(self) -> None:
+        """Begin to keep one running."""
+        self._thread.start()
+
+    def wait_until_ready(self) -> None:
+        """Wait until it says so, or a minute.
+
+        Raises:
+            UserError: it refused its settings.
+        """
+        if not self._ready.wait(_READY_WITHIN_S):
+            logger.warning("the store has not been read yet; gateways serve what their folder holds")
+        if self._refused:
+            raise UserError("the gateway's companion refused its settings; its message is above")
+
+    def stop(self) -> None:
+        """End it in order, with what it still has to ship."""
+        self._done.set()
+        self._thread.join()
+
+    def _tend(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not self._done.is_set():
+            code = self._run()
+            if self._done.is_set():
+                return
+            if code == _REFUSED and not self._ready.is_set():
+                self._refused = True
+                self._ready.set()
+                return
+            logger.error("the companion ended with code %d; another starts in %g s", code, pause_s)
+            self._done.wait(pause_s)
             pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
 
+    def _run(self) -> int:
+        """Run one until it ends or is to end; return its exit code."""
+        pipe = subprocess.PIPE
+        # a session of its own, so that Ctrl-C reaches this process alone and the companion ends in order
+        with subprocess.Popen(
+            self._command, env=self._environment, stdin=pipe, stdout=pipe, text=True, start_new_session=True
+        ) as process:
+            threading.Thread(target=self._hear, args=(process,), daemon=True).start()
+            while process.poll() is None and not self._done.wait(_CHECK_S):
+                continue
+            if process.poll() is None:
+                _end(process)
+            return process.returncode
 
-def _hear(process: "subprocess.Popen[str]", ready: threading.Event) -> None:
-    assert process.stdout is not None
-    if process.stdout.readline():
-        ready.set()
+    def _hear(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        if process.stdout.readline():
+            self._ready.set()
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
@@ -187,13 +224,6 @@ def _end(process: "subprocess.Popen[str]") -> None:
         logger.error("the companion did not end in time and is killed; what it had not shipped waits")
         process.kill()
         process.wait()
-    _close(process)
-
-
-def _close(process: "subprocess.Popen[str]") -> None:
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            stream.close()
 
 
 def _mirror(settings: Settings) -> StoreMirror | None:

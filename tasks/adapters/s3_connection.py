@@ -136,13 +136,14 @@ def persist(patience: Patience, what: str, call: Callable[[], T]) -> T:
 def is_transient(error: Exception) -> bool:
     """Tell whether the same call may succeed later."""
     from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError, SSLError
+    from botocore.exceptions import ConnectionError as NoConnectionError
     from s3transfer.exceptions import RetriesExceededError
 
     if isinstance(error, ClientError):
         return error_code(error) in _TRANSIENT_CODES or _status(error) in _TRANSIENT_STATUS
     if isinstance(error, SSLError):
         return False
-    return isinstance(error, HTTPClientError | IncompleteReadError | RetriesExceededError)
+    return isinstance(error, HTTPClientError | NoConnectionError | IncompleteReadError | RetriesExceededError)
 
 
 def is_absent(error: Exception) -> bool:
