@@ -50,7 +50,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds either its old content or all of the new, even after power loss."""
     with _staged(path, data) as staged:
         os.replace(staged, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextmanager
@@ -70,7 +70,8 @@ def _staged(path: Path, data: bytes) -> Iterator[Path]:
         staged.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed, linked or removed in a folder last through power loss."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -163,7 +164,7 @@ class LocalDocuments:
                     f"document {name} already has a version {version}; another writer was first. "
                     "Read the latest version and decide anew."
                 ) from None
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         return Document(version, data)
 
     def names(self, prefix: str = "") -> list[str]:

@@ -71,9 +71,16 @@ class Bucket:
         return f"s3://{self.place.bucket}/{self.place.prefix}{key}"
 
     def read(self, key: str) -> bytes | None:
-        """Return an object's bytes, or None if there is none; large ones come in parts, several at a time."""
+        """Return a small object's bytes, or None if there is none: one request."""
         try:
             return self._do("read", key, lambda: self._read_once(key))
+        except _Absent:
+            return None
+
+    def fetch(self, key: str) -> bytes | None:
+        """Return an object's bytes, or None if there is none; a large one comes in parts, several at a time."""
+        try:
+            return self._do("read", key, lambda: self._fetch_once(key))
         except _Absent:
             return None
 
@@ -197,19 +204,18 @@ class Bucket:
         return found is not None and found.metadata.get(_WRITER) == writer
 
     def _read_once(self, key: str) -> bytes:
-        answer = self._get(key)
-        if answer["ContentLength"] <= _LARGE_BYTES:
-            with answer["Body"] as body:
-                data: bytes = body.read()
-            return data
-        answer["Body"].close()
+        with self._client.get_object(**self._named(key))["Body"] as body:
+            data: bytes = body.read()
+        return data
+
+    def _fetch_once(self, key: str) -> bytes:
         target = io.BytesIO()
         self._client.download_fileobj(self.place.bucket, f"{self.place.prefix}{key}", target, Config=_transfer())
         return target.getvalue()
 
     def _sha256_once(self, key: str) -> Digest:
         digest = hashlib.sha256()
-        with self._get(key)["Body"] as body:
+        with self._client.get_object(**self._named(key))["Body"] as body:
             for chunk in body.iter_chunks(_STREAM_BYTES):
                 digest.update(chunk)
         return digest.hexdigest()
@@ -230,10 +236,6 @@ class Bucket:
         self._client.upload_fileobj(
             io.BytesIO(data), self.place.bucket, f"{self.place.prefix}{key}", ExtraArgs=arguments, Config=_transfer()
         )
-
-    def _get(self, key: str) -> dict[str, Any]:
-        answer: dict[str, Any] = self._client.get_object(**self._named(key))
-        return answer
 
     def _pages(self, prefix: str, *, after: str = "", delimiter: str = "") -> Iterator[dict[str, Any]]:
         request: dict[str, Any] = {"Bucket": self.place.bucket, "Prefix": f"{self.place.prefix}{prefix}"}

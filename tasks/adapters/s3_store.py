@@ -51,7 +51,7 @@ class S3Artifacts:
     def get(self, digest: Digest) -> bytes:
         """See `ArtifactStore.get`."""
         key = artifact_key(digest)
-        stored = self._bucket.read(key)
+        stored = self._bucket.fetch(key)
         if stored is None:
             raise ArtifactMissingError(
                 f"no artifact {self._bucket.url(key)}; run the plan again to make it, or point STILLHOUSE_STORE_URL to "
@@ -87,7 +87,7 @@ class S3Artifacts:
     def _reads_whole(self, digest: Digest) -> bool:
         if self._bucket.sha256(artifact_key(digest)) == digest:
             return True
-        stored = self._bucket.read(artifact_key(digest))  # it may be compressed, or was changed by hand
+        stored = self._bucket.fetch(artifact_key(digest))  # it may be compressed, or was changed by hand
         return stored is not None and original_form(stored, digest) is not None
 
 
@@ -177,7 +177,7 @@ class S3Checkpoints:
 
     def load(self, stage_key: str) -> bytes | None:
         """See `CheckpointStore.load`."""
-        stored = self._bucket.read(checkpoint_key(stage_key))
+        stored = self._bucket.fetch(checkpoint_key(stage_key))
         if stored is None:
             return None
         data = stored[32:]

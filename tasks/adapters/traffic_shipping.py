@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.adapters.local_store import write_atomically
+from tasks.adapters.local_store import sync_folder, write_atomically
 from tasks.adapters.s3_bucket import Bucket
 from tasks.adapters.s3_traffic import segment_key
 from tasks.contracts.errors import InfrastructureError, StillhouseError
@@ -144,6 +144,7 @@ class TrafficShipper:
             self._send(bundle, staged.read_bytes())
             for name in bundle.segments:
                 (self._root / name).unlink(missing_ok=True)
+            sync_folder((self._root / bundle.segments[0]).parent)  # they must not come back once the list is gone
             self._count(shipped_segments=len(bundle.segments), shipped_rows=bundle.rows)
             staged.unlink()
         manifest.unlink()
