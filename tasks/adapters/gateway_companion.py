@@ -1,7 +1,7 @@
 """The process beside the gateways of one machine that speaks S3 for them.
 
 It keeps their folder like the store, and takes acknowledgements and log to the bucket. Gateways stay as they are: they
-read and write folders, hold no credentials and import no client.
+read and write folders, need no credentials and import no client.
 """
 
 import logging

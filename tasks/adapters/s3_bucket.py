@@ -266,7 +266,7 @@ class Bucket:
         """What a put says of its body, for S3 to verify."""
         if self._options.checksums == "none":
             return {}
-        return {"ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256_hex(data))).decode()}
+        return {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256_hex(data))).decode()}
 
 
 class _Absent(Exception):  # noqa: N818 - not an error: whoever asks is told by None

@@ -144,7 +144,9 @@ class TrafficShipper:
             self._send(bundle, staged.read_bytes())
             for name in bundle.segments:
                 (self._root / name).unlink(missing_ok=True)
-            sync_folder((self._root / bundle.segments[0]).parent)  # they must not come back once the list is gone
+            folder = (self._root / bundle.segments[0]).parent
+            if folder.is_dir():
+                sync_folder(folder)  # they must not come back once the list is gone
             self._count(shipped_segments=len(bundle.segments), shipped_rows=bundle.rows)
             staged.unlink()
         manifest.unlink()
