@@ -71,8 +71,7 @@ class S3Artifacts:
         facts = self._bucket.facts(artifact_key(digest))
         if facts is None or digest in self._damaged:
             return False
-        verified = _is_verified(facts, digest)
-        return self._reads_whole(digest) if verified is None else verified
+        return _is_verified(facts, digest) or self._reads_whole(digest)
 
     def signed_url(self, digest: Digest, seconds: int) -> str:
         """Return a URL by which a machine without credentials may read the stored form of the artifact for a while.
@@ -91,13 +90,12 @@ class S3Artifacts:
         return stored is not None and original_form(stored, digest) is not None
 
 
-def _is_verified(facts: ObjectFacts, digest: Digest) -> bool | None:
-    """Tell what S3's own checksum says of an artifact; None if it says nothing."""
-    if facts.sha256 is None or facts.metadata.get(_DIGEST) != digest:
-        return None
-    if facts.sha256 == "":  # in parts: S3 verified each, and the metadata came with them
-        return True
-    return facts.sha256 == facts.metadata.get(_STORED)
+def _is_verified(facts: ObjectFacts, digest: Digest) -> bool:
+    """Tell whether S3 vouches for an artifact; if not, only its bytes can."""
+    if facts.metadata.get(_DIGEST) != digest:
+        return False
+    # "": it came in parts, each of which S3 verified, and the metadata with them
+    return facts.sha256 is not None and facts.sha256 in ("", facts.metadata.get(_STORED))
 
 
 class S3Documents:

@@ -4,12 +4,13 @@ import hashlib
 import threading
 import tracemalloc
 import urllib.request
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
-from tasks.adapters.s3_bucket import Bucket
-from tasks.adapters.s3_store import S3Artifacts, S3Checkpoints, S3Documents, S3Records
+from tasks.adapters.s3_bucket import Bucket, ObjectFacts
+from tasks.adapters.s3_store import S3Artifacts, S3Checkpoints, S3Documents, S3Records, _is_verified
 from tasks.contracts.artifact import artifact_key, document_key
 from tasks.contracts.errors import (
     ArtifactCorruptError,
@@ -50,7 +51,11 @@ def test_a_large_artifact_travels_in_parts_that_s3_verifies_and_comes_back_whole
     reference = artifacts.put(data)
     parts = requests(s3, "PUT", "partNumber")
     assert len(parts) == 3
-    assert s3.head(artifact_key(reference.digest))["ChecksumSHA256"].endswith("-3")
+    answer = s3.client.get_object(
+        Bucket=s3.name, Key=f"team/store/{artifact_key(reference.digest)}", ChecksumMode="ENABLED"
+    )
+    assert answer["ChecksumSHA256"].endswith("-3")
+    answer["Body"].close()
     assert artifacts.contains(reference.digest)
     assert artifacts.get(reference.digest) == data
 
@@ -74,6 +79,22 @@ def test_a_hit_costs_one_request_and_no_download(s3):
     s3.proxy.seen.clear()
     assert S3Artifacts(s3.bucket()).contains(digest)
     assert [method for method, _ in s3.proxy.seen] == ["HEAD"]
+
+
+@pytest.mark.parametrize(
+    ("sha256", "metadata", "verified"),
+    [
+        ("a" * 64, {"sha256": "d" * 64, "stored-sha256": "a" * 64}, True),
+        ("", {"sha256": "d" * 64, "stored-sha256": "a" * 64}, True),
+        ("b" * 64, {"sha256": "d" * 64, "stored-sha256": "a" * 64}, False),
+        ("a" * 64, {"sha256": "e" * 64, "stored-sha256": "a" * 64}, False),
+        (None, {"sha256": "d" * 64, "stored-sha256": "a" * 64}, False),
+        (None, {"sha256": "d" * 64}, False),
+        ("", {}, False),
+    ],
+)
+def test_s3_vouches_for_an_artifact_by_a_checksum_that_fits_its_metadata(sha256, metadata, verified):
+    assert _is_verified(ObjectFacts(1, datetime.now(UTC), metadata, sha256), "d" * 64) is verified
 
 
 def test_contains_reads_what_came_without_a_checksum_in_little_memory(s3):
