@@ -70,7 +70,9 @@ def _tick(log: TrafficLog, record: RolloutRecord, pause_s: float) -> RolloutReco
 
 
 def _log(record: RolloutRecord) -> TrafficLog:
-    return TrafficLog(connect().traffic.folder(record.state.model_name, datetime.fromisoformat(record.state.created_at)))
+    return TrafficLog(
+        connect().traffic.folder(record.state.model_name, datetime.fromisoformat(record.state.created_at))
+    )
 
 
 def _now() -> str:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -139,9 +140,7 @@ class Bucket:
         if self._options.checksums == "sha256":
             arguments["ChecksumAlgorithm"] = "SHA256"
         named = self._named(key)
-        self._do(
-            "write", key, lambda: self._client.copy(named, **named, ExtraArgs=arguments, Config=_transfer())
-        )
+        self._do("write", key, lambda: self._client.copy(named, **named, ExtraArgs=arguments, Config=_transfer()))
 
     def entries(self, prefix: str, *, after: str = "") -> Iterator[Listed]:
         """Give the objects whose keys begin with `prefix` and follow `after`, in the order of their keys."""
@@ -204,7 +203,7 @@ class Bucket:
         return found is not None and found.metadata.get(_WRITER) == writer
 
     def _read_once(self, key: str) -> bytes:
-        with self._client.get_object(**self._named(key))["Body"] as body:
+        with closing(self._client.get_object(**self._named(key))["Body"]) as body:
             data: bytes = body.read()
         return data
 
@@ -215,7 +214,7 @@ class Bucket:
 
     def _sha256_once(self, key: str) -> Digest:
         digest = hashlib.sha256()
-        with self._client.get_object(**self._named(key))["Body"] as body:
+        with closing(self._client.get_object(**self._named(key))["Body"]) as body:
             for chunk in body.iter_chunks(_STREAM_BYTES):
                 digest.update(chunk)
         return digest.hexdigest()
@@ -266,7 +265,10 @@ class Bucket:
         """What a put says of its body, for S3 to verify."""
         if self._options.checksums == "none":
             return {}
-        return {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256_hex(data))).decode()}
+        return {
+            "ChecksumAlgorithm": "SHA256",
+            "ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256_hex(data))).decode(),
+        }
 
 
 class _Absent(Exception):  # noqa: N818 - not an error: whoever asks is told by None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tasks.contracts.errors import InfrastructureError, ServiceUnavailableError, StillhouseError, UserError
@@ -85,22 +86,27 @@ class S3Options:
 
 
 def make_client(options: S3Options) -> Any:
-    """Return a boto3 client; it is safe to share between threads.
+    """Return a boto3 client; all that is connected alike shares one, which threads may use together.
 
     Raises:
         UserError: the endpoint is no URL.
     """
+    return _client(options.endpoint, options.region, options.patience.sdk_attempts)
+
+
+@cache
+def _client(endpoint: str | None, region: str | None, sdk_attempts: int) -> Any:
     import boto3
     from botocore.config import Config
 
     config = Config(
         signature_version="s3v4",  # else a pre-signed URL is signed by the older scheme, which most places refuse
-        retries={"mode": "standard", "total_max_attempts": options.patience.sdk_attempts},
+        retries={"mode": "standard", "total_max_attempts": sdk_attempts},
         connect_timeout=5,
         read_timeout=30,
         max_pool_connections=16,
         tcp_keepalive=True,
-        s3={"addressing_style": "path"} if options.endpoint else {},
+        s3={"addressing_style": "path"} if endpoint else {},
         # The SHA-256 is sent where it is asked for, and checked by us on reading: a CRC beside it adds nothing, and
         # older servers refuse it.
         request_checksum_calculation="when_required",
@@ -108,11 +114,12 @@ def make_client(options: S3Options) -> Any:
         user_agent_extra="stillhouse",
     )
     session = boto3.session.Session()
-    region = options.region or session.region_name or "us-east-1"
     try:
-        return session.client("s3", endpoint_url=options.endpoint, region_name=region, config=config)
+        return session.client(
+            "s3", endpoint_url=endpoint, region_name=region or session.region_name or "us-east-1", config=config
+        )
     except ValueError as error:
-        raise UserError(f"STILLHOUSE_S3_ENDPOINT={options.endpoint!r} cannot be used: {error}") from error
+        raise UserError(f"STILLHOUSE_S3_ENDPOINT={endpoint!r} cannot be used: {error}") from error
 
 
 def persist(patience: Patience, what: str, call: Callable[[], T]) -> T:

@@ -115,9 +115,7 @@ class TrafficShipper:
         readable: list[tuple[_Segment, pa.Table]] = []
         for segment in segments:
             table = self._table(segment)
-            if table is not None and (
-                not readable or table.schema.equals(readable[0][1].schema, check_metadata=True)
-            ):
+            if table is not None and (not readable or table.schema.equals(readable[0][1].schema, check_metadata=True)):
                 readable.append((segment, table))
         if not readable:
             return None
@@ -162,7 +160,7 @@ class TrafficShipper:
         there = facts.sha256 if facts and facts.sha256 else self._bucket.sha256(bundle.key)
         if there != bundle.digest:
             raise InfrastructureError(
-                f"{self._bucket.url(bundle.key)} holds other bytes than were sent; remove that object, and it is sent again"
+                f"{self._bucket.url(bundle.key)} holds other bytes than were sent; remove it, and it is sent again"
             )
 
     def _table(self, segment: _Segment) -> "pa.Table | None":

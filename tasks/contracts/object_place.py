@@ -30,8 +30,8 @@ class ObjectPlace(Value):
         match = _PLACE.fullmatch(url)
         if match is None:
             raise UserError(
-                f"{setting}={url!r} names no place in S3; write s3://BUCKET/PREFIX, with letters, digits, '.', '_', '-' "
-                "and '=' in the prefix"
+                f"{setting}={url!r} names no place in S3; write s3://BUCKET/PREFIX, with letters, digits, '.', '_', "
+                "'-' and '=' in the prefix"
             )
         prefix = match["prefix"].lstrip("/")
         return cls(bucket=match["bucket"], prefix=f"{prefix}/" if prefix else "")

@@ -6,8 +6,8 @@ Algorithms take what they need from here as arguments; only `connect` knows whic
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Protocol, TypedDict, runtime_checkable
 

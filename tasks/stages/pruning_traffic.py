@@ -24,7 +24,9 @@ def prune_traffic(
     traffic = services.traffic
     known = traffic.models()
     if model_name is not None and model_name not in known:
-        raise UserError(f"model {model_name!r} has no log below {traffic.place}; logged are: {', '.join(known) or 'none'}")
+        raise UserError(
+            f"model {model_name!r} has no log below {traffic.place}; logged are: {', '.join(known) or 'none'}"
+        )
     chosen = known if model_name is None else [model_name]
     return [traffic.prune(name, *_keep_from(services, name, keep_days, now), dry_run=dry_run) for name in chosen]
 

@@ -61,7 +61,8 @@ def trace_request(services: Services, request_id: str) -> Link:
     answers = TrafficLog(services.traffic.folder()).answers_to(request_id)
     if not answers:
         raise UserError(
-            f"no prediction log below {services.traffic.place} (STILLHOUSE_TRAFFIC, STILLHOUSE_TRAFFIC_URL) holds request {request_id!r}; "
+            f"no prediction log below {services.traffic.place} (STILLHOUSE_TRAFFIC or STILLHOUSE_TRAFFIC_URL) "
+            f"holds request {request_id!r}; "
             "a gateway writes its log every few seconds, and a request that names a version is not logged"
         )
     links = tuple(_answer(services, answer) for answer in answers)

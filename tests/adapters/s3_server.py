@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import boto3
-
 from tasks.adapters.s3_bucket import Bucket
-from tasks.adapters.s3_connection import Patience, S3Options
+from tasks.adapters.s3_connection import Patience, S3Options, make_client
 from tasks.contracts.object_place import ObjectPlace
 
 CREDENTIALS = {
@@ -127,7 +125,7 @@ class World:
     name: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:12]}")
 
     def __post_init__(self) -> None:
-        self.client = boto3.session.Session().client("s3", endpoint_url=self.server, region_name="us-east-1")
+        self.client = make_client(S3Options(endpoint=self.server, patience=Patience(sdk_attempts=1)))
         self.client.create_bucket(Bucket=self.name)
 
     @property
@@ -140,7 +138,7 @@ class World:
     def bucket(self, **changes: object) -> Bucket:
         return Bucket(ObjectPlace.parse(self.url, SETTING), self.options(**changes), SETTING)
 
-    def keys(self) -> list[str]:
+    def objects(self) -> list[str]:
         found = self.client.list_objects_v2(Bucket=self.name).get("Contents", [])
         return [item["Key"].removeprefix("team/store/") for item in found]
 

@@ -66,12 +66,12 @@ def test_an_artifact_is_not_seen_before_its_last_part_is_there(s3):
 
     def look(method, path):
         if method == "POST" and "uploadId" in path:
-            seen.append(artifact_key(digest) in s3.keys())
+            seen.append(artifact_key(digest) in s3.objects())
 
     s3.proxy.fault = look
     S3Artifacts(s3.bucket()).put(data)
     assert seen == [False]
-    assert artifact_key(digest) in s3.keys()
+    assert artifact_key(digest) in s3.objects()
 
 
 def test_a_hit_costs_one_request_and_no_download(s3):
@@ -109,7 +109,9 @@ def test_contains_reads_what_came_without_a_checksum_in_little_memory(s3):
     assert sha256(artifact_key(digest)) == digest
     # the server's copies lie in this process too; the adapter's own chunk is what is asked about
     own = sum(
-        one.size for one in tracemalloc.take_snapshot().statistics("filename") if "s3_bucket" in one.traceback[0].filename
+        one.size
+        for one in tracemalloc.take_snapshot().statistics("filename")
+        if "s3_bucket" in one.traceback[0].filename
     )
     tracemalloc.stop()
     assert own < 4 * MIB
@@ -185,7 +187,7 @@ def test_append_refuses_a_server_that_ignores_the_condition_before_it_writes(s3)
     s3.proxy.fault = lambda method, path: Fault(without="If-None-Match")
     with pytest.raises(UserError, match="ignores If-None-Match"):
         S3Documents(s3.bucket()).append("routes/digits", b"{}", 0)
-    assert document_key("routes/digits", 1) not in s3.keys()
+    assert document_key("routes/digits", 1) not in s3.objects()
 
 
 def test_the_condition_is_proved_once_in_the_life_of_a_connection(s3):
@@ -226,7 +228,7 @@ def test_encryption_is_asked_for_by_every_writing_call(s3, mib):
     S3Documents(bucket).append("a", b"{}", 0)
     S3Checkpoints(bucket).save("stage", b"weights")
     bucket.touch(artifact_key(digest))
-    for key in s3.keys():
+    for key in s3.objects():
         head = s3.head(key)
         assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", "a-key"), key
 
@@ -272,7 +274,7 @@ def test_missing_credentials_are_named(s3, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     with pytest.raises(UserError, match="AWS_ACCESS_KEY_ID"):
-        S3Records(s3.bucket()).read("a/b")
+        S3Records(s3.bucket(region="eu-north-1")).read("a/b")
 
 
 def test_many_threads_share_one_store(s3):

@@ -50,7 +50,7 @@ def test_models_are_those_with_predictions_and_a_request_is_found_whatever_its_m
 
 
 def test_folder_refuses_a_segment_whose_bytes_changed(s3, traffic):
-    key = next(key for key in s3.keys() if "predictions" in key)
+    key = next(key for key in s3.objects() if "predictions" in key)
     s3.overwrite(key, b"other")
     with pytest.raises(ArtifactCorruptError, match=key):
         traffic.folder("m")

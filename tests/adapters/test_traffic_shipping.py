@@ -53,7 +53,7 @@ def test_segments_of_an_hour_go_up_as_one_object_and_are_removed_here(s3, root, 
     write(log, "next hour", at=NOON + timedelta(hours=1))
     log.feedback(("0", 0, 1.0, NOON))
     state = shipper(s3, root).ship()
-    keys = [key for key in s3.keys() if key.endswith(".parquet")]
+    keys = [key for key in s3.objects() if key.endswith(".parquet")]
     assert sorted(key.rpartition("/")[0] for key in keys) == [
         "m/feedback/2026-05-04-12",
         "m/predictions/2026-05-04-12",
@@ -73,7 +73,7 @@ def test_what_is_not_finished_or_no_segment_is_left_alone(s3, root, log):
     shipper(s3, root).ship()
     assert (folder / ".staged-x.parquet").exists()
     assert (root / "m" / "predictions" / "notes" / "n.parquet").exists()
-    assert len([key for key in s3.keys() if key.endswith(".parquet")]) == 1
+    assert len([key for key in s3.objects() if key.endswith(".parquet")]) == 1
 
 
 def test_every_row_is_there_once_when_the_process_is_killed_at_any_step(s3, root, log, tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_a_segment_is_kept_until_s3_shows_the_bytes(s3, root, log, tmp_path):
     with pytest.raises(ServiceUnavailableError):
         shipper(s3, root).ship()
     assert len(here(root)) == 1
-    (key,) = [key for key in s3.keys() if key.endswith(".parquet")]
+    (key,) = [key for key in s3.objects() if key.endswith(".parquet")]
     s3.overwrite(key, b"other bytes")
     s3.proxy.fault = lambda method, path: None
     with pytest.raises(InfrastructureError, match="other bytes"):
@@ -158,7 +158,7 @@ def test_segments_of_another_layout_go_into_another_object(s3, root, log, tmp_pa
     write(log, "old")
     log.predictions({"request_id": "new", "cached": True}, extra={"cached": "bool"})
     shipper(s3, root).ship()
-    assert len([key for key in s3.keys() if key.endswith(".parquet")]) == 2
+    assert len([key for key in s3.objects() if key.endswith(".parquet")]) == 2
     assert sorted(there(s3, tmp_path)) == ["new", "old"]
 
 
@@ -180,7 +180,7 @@ def test_sampled_inputs_keep_the_layout_that_their_metadata_tells(s3, root):
         pq.write_table(table, folder / f"g-{number}.parquet")
     shipper(s3, root).ship()
     rows = {}
-    for key in s3.keys():
+    for key in s3.objects():
         if key.endswith(".parquet"):
             table = pq.read_table(pa.BufferReader(s3.raw(key)))
             rows[table.schema.metadata[b"shape"]] = table.num_rows

@@ -44,7 +44,10 @@ def test_bootstrap_makes_the_baseline_champion_when_there_is_none(world):
 
     assert (entry.action, entry.sequence, entry.gate_report) == ("bootstrap", 1, None)
     assert world.state() == {"ledger": [1], "aliases": {"champion": 1}, "route": (1, None)}
-    assert RouteStore(world.services.documents, world.services.acknowledgements).current("digits").route.signature == SIGNATURE
+    assert (
+        RouteStore(world.services.documents, world.services.acknowledgements).current("digits").route.signature
+        == SIGNATURE
+    )
 
 
 def test_bootstrap_keeps_the_champion_when_there_is_one(started):

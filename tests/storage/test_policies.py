@@ -172,9 +172,7 @@ def work_again(buckets, root):
 
 
 def test_every_request_of_a_role_is_allowed_by_its_policy(seen):
-    refused = {
-        (name, *one) for name, requests in seen.items() for one in requests if not matching(policy(name), *one)
-    }
+    refused = {(name, *one) for name, requests in seen.items() for one in requests if not matching(policy(name), *one)}
     assert refused == set()
 
 
@@ -216,7 +214,9 @@ def test_lifecycle_is_valid_and_never_expires_what_something_may_name(s3):  # no
     s3.client.put_bucket_lifecycle_configuration(Bucket=s3.name, LifecycleConfiguration=rules)
     expiring = [rule["Filter"]["Prefix"] for rule in rules["Rules"] if "Days" in rule.get("Expiration", {})]
     assert expiring == ["stillhouse/store/acknowledgements/"]
-    assert all("NoncurrentDays" in rule.get("NoncurrentVersionExpiration", {"NoncurrentDays": 1}) for rule in rules["Rules"])
+    assert all(
+        "NoncurrentDays" in rule.get("NoncurrentVersionExpiration", {"NoncurrentDays": 1}) for rule in rules["Rules"]
+    )
 
 
 def test_bucket_policy_and_key_policy_are_json_of_the_known_form():
