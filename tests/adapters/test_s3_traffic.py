@@ -11,10 +11,10 @@ from tests.adapters.traffic_files import NOON, Segments
 
 @pytest.fixture
 def traffic(s3, tmp_path):
-    """A log of 10 hours of model `m`, and one of model `n`."""
+    """A log of 8 hours of model `m`, and one of model `n`."""
     root = tmp_path / "traffic"
     log = Segments(root)
-    for hours in range(10):
+    for hours in range(8):
         log.predictions({"request_id": f"{hours}", "at": NOON - timedelta(hours=hours)})
         log.feedback((f"{hours}", 0, 1.0, NOON - timedelta(hours=hours)))
     Segments(root, "n").predictions({"request_id": "other"})
@@ -32,10 +32,10 @@ def ids(traffic, **window):
 
 
 def test_folder_holds_the_log_of_one_model_and_fetches_each_segment_once(s3, traffic):
-    assert ids(traffic) == [f"{hours}" for hours in range(10)]
-    assert len(downloads(s3)) == 20
-    assert ids(traffic) == [f"{hours}" for hours in range(10)]
-    assert len(downloads(s3)) == 20
+    assert ids(traffic) == [f"{hours}" for hours in range(8)]
+    assert len(downloads(s3)) == 16
+    assert ids(traffic) == [f"{hours}" for hours in range(8)]
+    assert len(downloads(s3)) == 16
 
 
 def test_folder_fetches_no_hour_that_is_surely_older_than_asked_for(s3, traffic):
@@ -59,15 +59,15 @@ def test_folder_refuses_a_segment_whose_bytes_changed(s3, traffic):
 def test_folder_reads_nothing_that_no_gateway_wrote(s3, traffic):
     for key in ("m/predictions/notes/a.parquet", segment_key("m", "predictions", "2026-99-99-99", "g", "a" * 64)):
         s3.overwrite(key, b"mine")
-    assert len(ids(traffic)) == 10
+    assert len(ids(traffic)) == 8
 
 
 def test_prune_removes_old_hours_there_and_the_next_look_removes_them_here(s3, traffic):
-    assert len(ids(traffic)) == 10
+    assert len(ids(traffic)) == 8
     dry = traffic.prune("m", NOON - timedelta(hours=3), "three hours", dry_run=True)
-    assert len(ids(traffic)) == 10
+    assert len(ids(traffic)) == 8
     done = traffic.prune("m", NOON - timedelta(hours=3), "three hours")
-    assert (done.folders, done.files) == (dry.folders, dry.files) == (8, 8)
+    assert (done.folders, done.files) == (dry.folders, dry.files) == (4, 4)
     assert done.size_bytes > 0
     assert ids(traffic, since=NOON) == [f"{hours}" for hours in range(6)]
     assert traffic.prune("m", NOON - timedelta(hours=3), "three hours").files == 0

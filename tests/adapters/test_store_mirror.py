@@ -15,7 +15,7 @@ from tasks.contracts.route import Arm, ModelSignature, Route, RouteAcknowledgeme
 from tasks.contracts.signing import signature_document
 from tests.adapters.s3_server import Fault
 
-SIGNATURE = ModelSignature(task="regression", input_shape=(4,), input_dtype="float32")
+SIGNATURE = ModelSignature(task="regression", input_shape=(4,), input_dtype="float32", class_names=())
 NOW = "2026-05-04T12:00:00+00:00"
 
 

@@ -189,7 +189,7 @@ def test_write_replaces_a_record(store):
 
 def test_routes_and_acknowledgements_lie_in_the_same_store(store):
     routes = RouteStore(store.open("Documents"), store.open("Acknowledgements"))
-    signature = ModelSignature(task="regression", input_shape=(4,), input_dtype="float32")
+    signature = ModelSignature(task="regression", input_shape=(4,), input_dtype="float32", class_names=())
     route = Route(model_name="digits", signature=signature, champion=Arm(digest="a" * 64, version=1))
     assert routes.publish(route, 0).version == 1
     assert routes.acknowledgements("digits") == []

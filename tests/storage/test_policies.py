@@ -31,7 +31,7 @@ from tests.adapters.conftest import s3, s3_proxy, s3_server  # noqa: F401 - fixt
 from tests.adapters.traffic_files import NOON, Segments
 
 FILES = Path(__file__).parents[2] / "infra" / "storage"
-SIGNATURE = ModelSignature(task="regression", input_shape=(4,), input_dtype="float32")
+SIGNATURE = ModelSignature(task="regression", input_shape=(4,), input_dtype="float32", class_names=())
 
 
 def policy(name):
