@@ -2,6 +2,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import pytest
 
@@ -36,6 +37,14 @@ def publish(services, name="digits", model=b"a model"):
     routes = RouteStore(services.documents, services.acknowledgements)
     routes.publish(Route(model_name=name, signature=SIGNATURE, champion=Arm(digest=digest, version=1)), 0)
     return routes
+
+
+def log(settings, name):
+    """Write a segment as a gateway does: into the folder of this hour, whole or not at all."""
+    made = Segments(settings.home / "made" / name, "digits").predictions({"request_id": name, "at": datetime.now(UTC)})
+    place = settings.traffic_root / made.relative_to(settings.home / "made" / name).with_stem(name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    made.rename(place)
 
 
 def eventually(condition, timeout_s=20.0):
@@ -73,13 +82,13 @@ def test_the_composition_root_takes_store_and_log_from_the_settings(settings):
 
 
 def test_routes_come_and_the_log_goes_while_it_is_kept(settings):
-    services, log = connect(settings), Segments(settings.traffic_root, "digits")
+    services = connect(settings)
     publish(services)
     with kept(settings):
         assert GatewayStore(settings.store_root).latest_route("digits", 0)[0] == 1
-        log.predictions({"request_id": "a"})
+        log(settings, "a")
         eventually(lambda: services.traffic.models() == ["digits"])
-        log.predictions({"request_id": "last"})
+        log(settings, "last")
     assert shipping_state(settings).shipped_rows == 2
     assert shipping_state(settings).waiting_segments == 0
 
@@ -91,7 +100,7 @@ def test_a_second_companion_of_a_folder_stands_by_and_a_shipment_by_hand_is_refu
             pass
         with pytest.raises(UserError, match="ships"):
             ship_once(settings, 10**9)
-    Segments(settings.traffic_root, "digits").predictions({"request_id": "a"})
+    log(settings, "a")
     assert ship_once(settings, 10**9).shipped_rows == 1
 
 
@@ -119,8 +128,8 @@ def test_a_gateway_serves_from_s3_and_is_heard_of_there(settings, tmp_path):
     services = connect(settings)
     routes = publish(services, model=b"no model at all")
     command = (sys.executable, "-m", "infra.gateway")
-    log = tmp_path / "log"
-    with companion(settings, ship_s=0.2), run_gateway(command, settings.store_root, settings.traffic_root, log):
+    messages = tmp_path / "log"
+    with companion(settings, ship_s=0.2), run_gateway(command, settings.store_root, settings.traffic_root, messages):
         (heard,) = eventually(lambda: routes.live("digits"), 60.0)
         assert (heard.route_version, heard.ready) == (1, False)
     assert routes.acknowledgements("digits") == []
