@@ -79,8 +79,8 @@ class TrafficShipper:
             OSError: the folder cannot be read or written.
         """
         try:
-            for manifest in sorted(self._stage.glob("*.manifest")):
-                self._finish(manifest)
+            for left in sorted(self._stage.glob("*.manifest")):
+                self._finish(left)
             while segments := self._next_segments():
                 manifest = self._stage_bundle(segments)
                 if manifest is not None:
