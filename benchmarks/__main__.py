@@ -18,7 +18,7 @@ from benchmarks.result import BenchmarkResult
 from benchmarks.table import HEADER, table_rows, write_page
 from tasks.adapters.local_store import write_atomically
 
-SHORT = ("closed-loop", "compression", "distillation-cost", "gateway", "rollout-traffic", "stage-cache")
+SHORT = ("closed-loop", "compression", "distillation-cost", "gateway", "rollout-traffic", "stage-cache", "store")
 """Minutes each, on data that need no download; run when no name is given."""
 LONG = (
     "california-housing",

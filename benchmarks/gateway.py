@@ -112,7 +112,7 @@ def _publish(model_name: str, champion: bytes, challenger: bytes | None = None) 
     if challenger is not None:
         divided = {"challenger": arms[1], "weight": 50.0, "salt": "benchmark", "rollout_id": "benchmark"}
         route = route.model_copy(update=divided)
-    RouteStore(services.documents, services.settings.store_root).publish(route, 0)
+    RouteStore(services.documents, services.acknowledgements).publish(route, 0)
 
 
 def _gateway(*options: str) -> list[str]:

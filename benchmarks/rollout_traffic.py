@@ -180,7 +180,7 @@ def _traffic(url: str, live: Arrays) -> Iterator[Future[ReplayResult]]:
 def _wait_until_served() -> Route:
     """Wait until the gateway serves the newest route, and return it."""
     services = connect()
-    routes = RouteStore(services.documents, services.settings.store_root)
+    routes = RouteStore(services.documents, services.acknowledgements)
     newest = routes.current(_MODEL_NAME)
     assert newest is not None
     routes.wait_for_acknowledgement(_MODEL_NAME, newest.version, timeout_s=_ACKNOWLEDGED_WITHIN_S)

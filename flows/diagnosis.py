@@ -12,6 +12,8 @@ from typing import Literal
 import httpx
 
 from tasks.adapters.dvc import tracked_revision
+from tasks.adapters.gateway_companion import shipping_state
+from tasks.adapters.s3_store import S3Documents
 from tasks.contracts.errors import InfrastructureError, StillhouseError
 from tasks.runtime.embedded import running_services
 from tasks.runtime.services import Services, connect
@@ -37,6 +39,7 @@ def diagnose() -> list[Finding]:
     checks: list[tuple[str, Callable[[Services], Finding]]] = [
         ("versions", _versions),
         ("store", _store),
+        ("log", _log),
         ("disk", _disk),
         ("data", _data),
         ("prefect", _prefect),
@@ -66,7 +69,24 @@ def _versions(_services: Services) -> Finding:
 def _store(services: Services) -> Finding:
     reference = services.artifacts.put(b"written by stillhouse doctor\n")
     services.artifacts.get(reference.digest)
-    return Finding("store", "ok", f"{services.settings.store_root} can be written and read")
+    if isinstance(services.documents, S3Documents):
+        services.documents.require_create_once()
+    return Finding("store", "ok", f"{services.settings.store_address} can be written and read")
+
+
+def _log(services: Services) -> Finding:
+    """Ask how much of the log waits on this machine, and whether some was lost."""
+    state = shipping_state(services.settings)
+    if state is None:
+        return Finding("log", "ok", f"gateways write it to {services.traffic.place}")
+    detail = (
+        f"{state.waiting_segments} segments wait for {services.traffic.place}; shipped {state.shipped_rows} rows, "
+        f"lost {state.lost_rows}"
+    )
+    if state.lost_rows or state.damaged_segments:
+        remedy = "see the companion's messages; give it room by --max-waiting-gb, or S3 a way to be reached"
+        return Finding("log", "note", f"{detail}, set aside {state.damaged_segments} segments", remedy)
+    return Finding("log", "ok", detail)
 
 
 def _disk(services: Services) -> Finding:

@@ -45,6 +45,6 @@ def _parsed(name: str, document: Document) -> RunDossier:
         return RunDossier.model_validate_json(document.data)
     except ValidationError as error:
         raise InfrastructureError(
-            f"version {document.version} of document {name} in {connect().settings.store_root} is not the record of "
+            f"version {document.version} of document {name} in {connect().settings.store_address} is not the record of "
             f"a run ({error.error_count()} faults): it is damaged, or of another version of Stillhouse; remove it"
         ) from error

@@ -37,7 +37,7 @@ def roll_out(
         ModelError: there is no champion or challenger.
     """
     record = begin_rollout(connect(), model_name, policy, _now(), again=again)
-    log = TrafficLog(connect().settings.traffic_root)
+    log = _log(record)
     while not record.state.finished:
         record = _tick(log, record, pause_s=tick_seconds)
     settle(record, "roll-out", _now())
@@ -54,7 +54,7 @@ def tick_rollout(model_name: str) -> RolloutRecord | None:
     if record is None:
         return None
     if not record.state.finished:
-        record = _tick(TrafficLog(connect().settings.traffic_root), record, pause_s=0.0)
+        record = _tick(_log(record), record, pause_s=0.0)
     if record.state.finished:
         settle(record, "tick-rollout", _now())
     return record
@@ -67,6 +67,12 @@ def _tick(log: TrafficLog, record: RolloutRecord, pause_s: float) -> RolloutReco
     moved = advance(connect(), record, watch(log, record), _now())
     tell(record.state, moved.state)
     return moved
+
+
+def _log(record: RolloutRecord) -> TrafficLog:
+    return TrafficLog(
+        connect().traffic.folder(record.state.model_name, datetime.fromisoformat(record.state.created_at))
+    )
 
 
 def _now() -> str:

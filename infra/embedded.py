@@ -12,6 +12,7 @@ from types import FrameType
 
 import httpx
 
+from tasks.adapters.gateway_companion import has_companion
 from tasks.adapters.local_store import write_atomically
 from tasks.contracts.errors import ServiceUnavailableError, UserError
 from tasks.runtime.embedded import running_services, services_file
@@ -112,7 +113,7 @@ def _services(settings: Settings, prefect_port: int, mlflow_port: int, gateway_p
             [
                 python,
                 "-m",
-                "infra.gateway",
+                *(["flows.cli", "serve"] if has_companion(settings) else ["infra.gateway"]),
                 "--store",
                 str(settings.store_root),
                 "--traffic",

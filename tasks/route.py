@@ -14,7 +14,7 @@ def route(record: RolloutRecord) -> RolloutRecord:
     """Publish the route and give every live gateway time to serve it; the look after it judges whether they do."""
     services = connect()
     followed = follow_state(services, record)
-    RouteStore(services.documents, services.settings.store_root).wait_until_served(
+    RouteStore(services.documents, services.acknowledgements).wait_until_served(
         record.state.model_name, followed.newest_route, timeout_s=_ACKNOWLEDGED_WITHIN_S
     )
     return followed

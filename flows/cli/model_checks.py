@@ -92,7 +92,7 @@ def _check_route(services: "Services", name: str) -> str:
     from tasks.adapters.route_store import RouteStore
 
     recorded = services.ledger.champion(name)
-    current = RouteStore(services.documents, services.settings.store_root).current(name)
+    current = RouteStore(services.documents, services.acknowledgements).current(name)
     if recorded is None and current is None:
         return "no champion and no route yet"
     routed = current.route.champion.digest if current else None

@@ -86,7 +86,7 @@ def status(model: Model, as_json: AsJson = False) -> None:
     record = latest_record(services, model)
     if record is None:
         raise UserError(f"no rollout of {model} was ever begun; `stillhouse rollout start {model}` begins one")
-    routes = RouteStore(services.documents, services.settings.store_root)
+    routes = RouteStore(services.documents, services.acknowledgements)
     route = routes.current(model)
     _show(record, as_json, routes.acknowledgements(model), route.version if route else None)
 

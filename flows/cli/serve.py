@@ -65,6 +65,8 @@ def serve(
     challenger or weight is taken over within a second, without losing a request. Every answer is logged
     for the rollout's statistics.
 
+    Where store or log lie in S3, `stillhouse store mirror` runs beside it and fetches and takes them there.
+
     Beyond this machine it asks its callers for tokens; see docs/gateway.md for how to make them, and for TLS.
 
     Try it, with MODEL as `stillhouse model ls` names it:
@@ -81,6 +83,7 @@ def serve(
     from infra.gateway.server import serve as serve_gateway
     from infra.gateway.supervisor import supervise
     from infra.gateway.tls import TlsError
+    from tasks.adapters.gateway_companion import companion
     from tasks.contracts.errors import InfrastructureError, UserError
     from tasks.runtime.settings import current_settings
 
@@ -109,9 +112,10 @@ def serve(
         raise UserError("; ".join(" ".join([*map(str, one["loc"]), one["msg"]]) for one in error.errors())) from error
     configure_logging(log_format)
     try:
-        if workers > 1:
-            raise typer.Exit(supervise(config, workers, log_format, on_listening=typer.echo))
-        serve_gateway(config, on_listening=typer.echo)
+        with companion(settings.model_copy(update={"store": config.store, "traffic": config.traffic})):
+            if workers > 1:
+                raise typer.Exit(supervise(config, workers, log_format, on_listening=typer.echo))
+            serve_gateway(config, on_listening=typer.echo)
     except (TokensError, TlsError) as error:
         raise UserError(str(error)) from error
     except OSError as error:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from tasks.adapters.gateway_client import GatewayClient
-from tasks.adapters.local_store import LocalDocuments
+from tasks.adapters.gateway_companion import companion
 from tasks.adapters.route_store import RouteStore
 from tasks.contracts.errors import ServiceUnavailableError
+from tasks.runtime.services import connect
 from tasks.runtime.settings import Settings, environment_of_services
 
 _STOP_WITHIN_S = 30.0
 _READY_WITHIN_S = 60.0
+_SHIP_S = 2.0
+"""A rollout that a run watches itself looks at its traffic every few seconds."""
 
 
 @contextmanager
@@ -27,6 +30,12 @@ def gateway(settings: Settings, model_name: str) -> Iterator[str]:
     if _is_served(settings, model_name):
         yield settings.gateway_url
         return
+    with companion(settings, _SHIP_S), _own_gateway(settings, model_name) as url:
+        yield url
+
+
+@contextmanager
+def _own_gateway(settings: Settings, model_name: str) -> Iterator[str]:
     log_path = settings.home / "logs" / "gateway.log"
     roots = settings.store_root, settings.traffic_root
     with run_gateway(settings.gateway_command, *roots, log_path, settings.gateway_environment) as url:
@@ -104,7 +113,8 @@ def _wait_until_ready(url: str, model_name: str, log_path: Path) -> None:
 
 def _is_served(settings: Settings, model_name: str) -> bool:
     """Tell whether a gateway both renews its acknowledgements in this store and answers at the address."""
-    routes = RouteStore(LocalDocuments(settings.store_root), settings.store_root)
+    services = connect(settings)
+    routes = RouteStore(services.documents, services.acknowledgements)
     if not routes.live(model_name):
         return False
     with GatewayClient(settings.gateway_url) as client:

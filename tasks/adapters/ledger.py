@@ -41,7 +41,7 @@ from tasks.contracts.errors import (
     StaleChampionError,
     UserError,
 )
-from tasks.contracts.value import Digest
+from tasks.contracts.value import Digest, digests_in
 from tasks.contracts.verdict import LedgerEntry
 
 _BUSY_TIMEOUT_MS = 20_000
@@ -147,6 +147,15 @@ class SqlLedger:
         query = select(_TICKS.c.state).where(_TICKS.c.rollout_id == rollout_id).order_by(_TICKS.c.tick)
         with self._errors("read"), self._engine.connect() as connection:
             return [state.encode() for state in connection.execute(query).scalars()]
+
+    def digests(self) -> set[Digest]:
+        """See `Ledger.digests`."""
+        rows = _PROMOTIONS.c.candidate, _PROMOTIONS.c.gate_report, _PROMOTIONS.c.expected_champion
+        with self._errors("read"), self._engine.connect() as connection:
+            found = {digest for row in connection.execute(select(*rows)) for digest in row if digest is not None}
+            for state in connection.execute(select(_TICKS.c.state)).scalars():
+                found |= digests_in(state.encode())
+        return found
 
     def _tick(self, rollout_id: str, tick: int) -> tuple[str, bytes]:
         query = select(_TICKS).where(_TICKS.c.rollout_id == rollout_id, _TICKS.c.tick == tick)

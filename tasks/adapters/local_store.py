@@ -3,24 +3,34 @@
 import hashlib
 import os
 import re
+import stat
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.contracts.artifact import ArtifactRef, artifact_key, document_key
+from tasks.contracts.artifact import (
+    FRESH_FOR_S,
+    ArtifactRef,
+    acknowledgement_folder,
+    artifact_key,
+    checked_document_name,
+    checkpoint_key,
+    document_key,
+    record_key,
+)
 from tasks.contracts.compression import StoreCompression, original_form, stored_form
 from tasks.contracts.errors import (
     ArtifactCorruptError,
     ArtifactMissingError,
     DocumentConflictError,
     InfrastructureError,
-    UserError,
 )
 from tasks.contracts.value import Digest, sha256_hex
-from tasks.runtime.services import Document
+from tasks.runtime.services import Document, StoredFile
 
-_DOCUMENT_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*$")
 _VERSION_FILE = re.compile(r"^(\d{8})\.json$")
 
 
@@ -40,7 +50,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds either its old content or all of the new, even after power loss."""
     with _staged(path, data) as staged:
         os.replace(staged, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextmanager
@@ -60,12 +70,23 @@ def _staged(path: Path, data: bytes) -> Iterator[Path]:
         staged.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed, linked or removed in a folder last through power loss."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make_young(path: Path) -> bool:
+    """Give a file the time of now if its own is half a day back; return whether it is there."""
+    try:
+        if path.stat().st_mtime < time.time() - FRESH_FOR_S:
+            os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class LocalArtifacts:
@@ -79,7 +100,7 @@ class LocalArtifacts:
         """See `ArtifactStore.put`."""
         digest = sha256_hex(data)
         path = self._root / artifact_key(digest)
-        if not self.contains(digest):
+        if not (self.contains(digest) and _make_young(path)):
             with _storage_errors(f"artifact {digest[:12]} ({len(data)} bytes)", path.parent):
                 write_atomically(path, stored_form(data, self._compression))
         return ArtifactRef(digest=digest, size_bytes=len(data))
@@ -132,7 +153,7 @@ class LocalDocuments:
     def append(self, name: str, data: bytes, expected_version: int) -> Document:
         """See `DocumentStore.append`. Linking a finished file fails if the name is taken: a compare-and-set."""
         version = expected_version + 1
-        path = self._root / document_key(self._checked(name), version)
+        path = self._root / document_key(checked_document_name(name), version)
         if version > 1 and expected_version not in self._versions(name):
             raise DocumentConflictError(f"document {name} has no version {expected_version} to follow")
         with _storage_errors(f"document {name}", path.parent), _staged(path, data) as staged:
@@ -143,7 +164,7 @@ class LocalDocuments:
                     f"document {name} already has a version {version}; another writer was first. "
                     "Read the latest version and decide anew."
                 ) from None
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         return Document(version, data)
 
     def names(self, prefix: str = "") -> list[str]:
@@ -153,18 +174,10 @@ class LocalDocuments:
         return sorted(name for name in found if name.startswith(prefix))
 
     def _versions(self, name: str) -> list[int]:
-        folder = (self._root / document_key(self._checked(name), 1)).parent
+        folder = (self._root / document_key(checked_document_name(name), 1)).parent
         if not folder.is_dir():
             return []
         return [int(match[1]) for file in folder.iterdir() if (match := _VERSION_FILE.match(file.name))]
-
-    @staticmethod
-    def _checked(name: str) -> str:
-        if not _DOCUMENT_NAME.match(name):
-            raise UserError(
-                f"document name {name!r} is not allowed; use lower-case words, digits, '-', '_', '.' and '/'"
-            )
-        return name
 
 
 class LocalCheckpoints:
@@ -193,24 +206,83 @@ class LocalCheckpoints:
         self._path(stage_key).unlink(missing_ok=True)
 
     def _path(self, stage_key: str) -> Path:
-        return self._root / "checkpoints" / sha256_hex(stage_key.encode())
+        return self._root / checkpoint_key(stage_key)
 
 
 class LocalRecords:
     """One file per stage record, replaced whole."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root / "stages"
+        self._root = root
 
     def read(self, key: str) -> bytes | None:
         """See `RecordStore.read`."""
         try:
-            return (self._root / key).with_suffix(".json").read_bytes()
+            return (self._root / record_key(key)).read_bytes()
         except FileNotFoundError:
             return None
 
     def write(self, key: str, data: bytes) -> None:
         """See `RecordStore.write`."""
-        path = (self._root / key).with_suffix(".json")
+        path = self._root / record_key(key)
         with _storage_errors(f"the record of stage {key}", path.parent):
             write_atomically(path, data)
+
+
+class LocalAcknowledgements:
+    """One file per model and gateway, which the gateway writes itself."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self, model_name: str) -> Mapping[str, bytes]:
+        """See `Acknowledgements.read`."""
+        found = {}
+        for path in sorted((self._root / acknowledgement_folder(model_name)).glob("*.json")):
+            try:
+                found[str(path)] = path.read_bytes()
+            except FileNotFoundError:  # the replica withdrew since the folder was listed
+                continue
+        return found
+
+
+class LocalFiles:
+    """The files below one root."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def entries(self, prefix: str) -> Iterator[StoredFile]:
+        """See `StoreFiles.entries`."""
+        for path in (self._root / prefix).rglob("*"):
+            if path.name.startswith("."):
+                continue
+            try:
+                facts = path.stat()
+            except FileNotFoundError:  # replaced or removed since the folder was read
+                continue
+            if stat.S_ISREG(facts.st_mode):
+                modified = datetime.fromtimestamp(facts.st_mtime, UTC)
+                yield StoredFile(path.relative_to(self._root).as_posix(), facts.st_size, modified)
+
+    def touch(self, key: str) -> None:
+        """See `StoreFiles.touch`."""
+        _make_young(self._root / key)
+
+    def remove(self, key: str, older_than: datetime) -> bool:
+        """See `StoreFiles.remove`.
+
+        The file is moved aside before its age is looked at: a writer that finds it afterwards finds none and writes
+        it anew, and one that has made it young before is seen here.
+        """
+        path = self._root / key
+        aside = path.with_name(f".removing-{uuid.uuid4().hex}")
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return False
+        if aside.stat().st_mtime >= older_than.timestamp():
+            aside.rename(path)
+            return False
+        aside.unlink()
+        return True

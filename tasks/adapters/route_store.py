@@ -4,13 +4,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from pydantic import ValidationError
 
 from tasks.contracts.errors import InfrastructureError, ModelError, ServiceUnavailableError
 from tasks.contracts.route import Route, RouteAcknowledgement
-from tasks.runtime.services import DocumentStore
+from tasks.runtime.services import Acknowledgements, DocumentStore
 
 LIVE_FOR = timedelta(seconds=30)
 """A gateway renews its acknowledgement every ten seconds; one that missed three times is taken for gone."""
@@ -25,11 +24,10 @@ class VersionedRoute:
 
 
 class RouteStore:
-    """Routes in a document store, acknowledgements as files that the gateways write beside it."""
+    """Routes in a document store, and the acknowledgements that gateways leave beside them."""
 
-    def __init__(self, documents: DocumentStore, store_root: Path) -> None:
-        self._documents = documents
-        self._acknowledgements = store_root / "acknowledgements"
+    def __init__(self, documents: DocumentStore, acknowledgements: Acknowledgements) -> None:
+        self._documents, self._acknowledgements = documents, acknowledgements
 
     def current(self, model_name: str) -> VersionedRoute | None:
         """Return the newest route of the model, or None.
@@ -64,15 +62,12 @@ class RouteStore:
 
     def acknowledgements(self, model_name: str) -> list[RouteAcknowledgement]:
         """Return the last word of every gateway replica that has served the model, sorted by replica."""
-        folder = self._acknowledgements / model_name
         found = []
-        for path in sorted(folder.glob("*.json")):
+        for place, data in sorted(self._acknowledgements.read(model_name).items()):
             try:
-                found.append(RouteAcknowledgement.model_validate_json(path.read_bytes()))
-            except FileNotFoundError:  # the replica withdrew since the folder was listed
-                continue
+                found.append(RouteAcknowledgement.model_validate_json(data))
             except ValidationError as error:
-                raise InfrastructureError(f"{path} is not a route acknowledgement: {error}; remove it") from error
+                raise InfrastructureError(f"{place} is not a route acknowledgement: {error}; remove it") from error
         return found
 
     def live(self, model_name: str) -> list[RouteAcknowledgement]:
@@ -86,7 +81,7 @@ class RouteStore:
             return (
                 f"no gateway serves route version {version} of {model_name}: none has renewed its acknowledgement "
                 f"within {LIVE_FOR.total_seconds():g} s; start one with `stillhouse serve`, and check that it uses the "
-                "same store (STILLHOUSE_STORE)"
+                "same store (STILLHOUSE_STORE or STILLHOUSE_STORE_URL)"
             )
         behind = [_lag(heard, version) for heard in live if heard.route_version < version or not heard.ready]
         if not behind:
@@ -153,5 +148,5 @@ def _not_acknowledged(
     return ServiceUnavailableError(
         f"after {timeout_s:g} s, route version {version} of {model_name} is not acknowledged by every live gateway "
         f"(wanted at least {num_replicas}; live: {states}). Start one with `stillhouse serve`, and check that it "
-        "uses the same store (STILLHOUSE_STORE)."
+        "uses the same store (STILLHOUSE_STORE or STILLHOUSE_STORE_URL)."
     )

@@ -2,33 +2,13 @@
 
 import shutil
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from tasks.contracts.errors import InfrastructureError
-from tasks.contracts.value import Value
+from tasks.contracts.traffic_retention import LOGS, Pruned, first_hour_kept, is_hour
 
-LOGS = ("predictions", "feedback", "inputs")
-"""Folders of a model's log; the last is there only where a gateway samples raw inputs."""
-_HOUR_FORMAT = "%Y-%m-%d-%H"
-_LATE = timedelta(hours=2)
-"""Rows may lie in the folder of the hour after their own, and clocks of gateways differ."""
 _DOOMED = ".removing-"
-
-
-class Pruned(Value):
-    """What was removed, or would be."""
-
-    model_name: str
-    kept_from: str
-    """UTC, ISO 8601: rows from here on are kept."""
-    kept_because: str
-    """Why not less is kept."""
-    folders: int
-    """Hours, each of one log."""
-    files: int
-    size_bytes: int
-    dry_run: bool
 
 
 def prune_model(
@@ -42,7 +22,7 @@ def prune_model(
     Raises:
         InfrastructureError: a folder cannot be removed.
     """
-    last = (keep_from.astimezone(UTC) - _LATE).strftime(_HOUR_FORMAT)
+    last = first_hour_kept(keep_from)
     folder = root / model_name
     if not dry_run:
         for left in folder.glob(f"{_DOOMED}*"):
@@ -50,7 +30,7 @@ def prune_model(
     folders = files = size = 0
     for log in LOGS:
         for hour in sorted((folder / log).glob("*")):
-            if not _is_hour(hour.name) or hour.name >= last:
+            if not is_hour(hour.name) or hour.name >= last:
                 continue
             sizes = [path.stat().st_size for path in hour.iterdir()]
             folders, files, size = folders + 1, files + len(sizes), size + sum(sizes)
@@ -73,14 +53,6 @@ def prune_model(
 def logged_models(root: Path) -> list[str]:
     """Return the models that have a log, sorted."""
     return sorted(path.name for path in root.glob("*") if (path / "predictions").is_dir())
-
-
-def _is_hour(name: str) -> bool:
-    try:
-        datetime.strptime(name, _HOUR_FORMAT)
-    except ValueError:
-        return False
-    return True
 
 
 def _remove(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
@@ -11,6 +12,9 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """A name that is safe in file names, aliases, artifact keys and URLs."""
+
+
+_DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
 class Value(BaseModel):
@@ -26,6 +30,11 @@ class Value(BaseModel):
     def value_digest(self) -> Digest:
         """Return the SHA-256 of the canonical form."""
         return sha256_hex(self.canonical_json())
+
+
+def digests_in(data: bytes) -> set[Digest]:
+    """Return everything in a text that could be a digest; what only looks like one is told from none by its absence."""
+    return {found.decode() for found in _DIGEST.findall(data)}
 
 
 def sha256_hex(data: bytes) -> Digest:

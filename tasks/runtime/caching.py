@@ -15,6 +15,7 @@ from prefect.context import TaskRunContext
 from prefect.filesystems import WritableFileSystem
 
 from tasks.adapters.locks import FileLocks
+from tasks.contracts.artifact import record_key
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.errors import ArtifactMissingError
 from tasks.contracts.evaluation import Quality, Timing, TimingTable
@@ -131,6 +132,7 @@ class StageRecords(WritableFileSystem):
             ArtifactMissingError: there is none, or an artifact that it names is not there and whole.
         """
         services = connect()
+        services.files.touch(record_key(path))  # before its artifacts are looked for: a record that is young keeps them
         content = services.records.read(path)
         if content is None:
             raise ArtifactMissingError(f"no record of stage {path}")

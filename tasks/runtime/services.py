@@ -3,16 +3,18 @@
 Algorithms take what they need from here as arguments; only `connect` knows which adapter it is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypedDict, runtime_checkable
 
 from tasks.contracts.artifact import ArtifactRef
 from tasks.contracts.model import EpochRecord
 from tasks.contracts.monitoring import Announcement
+from tasks.contracts.traffic_retention import Pruned
 from tasks.contracts.value import Digest
 from tasks.contracts.verdict import LedgerEntry
 from tasks.runtime.placement import LocalPlacement, Placement
@@ -101,6 +103,73 @@ class RecordStore(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """One file or object of a store."""
+
+    key: str
+    """Relative to the store's root."""
+    size_bytes: int
+    modified: datetime
+
+
+class StoreFiles(Protocol):
+    """What lies in a store, as files with an age: for collecting what nothing names any more."""
+
+    def entries(self, prefix: str) -> Iterator[StoredFile]:
+        """Give the finished files whose keys begin with `prefix`, which ends with a slash."""
+        ...
+
+    def touch(self, key: str) -> None:
+        """Make a file young whose time is more than half a day back, if it is there: somebody rests on it again."""
+        ...
+
+    def remove(self, key: str, older_than: datetime) -> bool:
+        """Remove a file if it is older than that at this moment; return whether it was."""
+        ...
+
+
+class Acknowledgements(Protocol):
+    """The last word of every gateway on the route of a model."""
+
+    def read(self, model_name: str) -> Mapping[str, bytes]:
+        """Return what each gateway wrote, by the place where it lies."""
+        ...
+
+
+class TrafficFiles(Protocol):
+    """The prediction log: where its segments can be read, and how old hours of it are removed."""
+
+    @property
+    def place(self) -> str:
+        """Where the log lies, for messages."""
+        ...
+
+    def folder(self, model_name: str | None = None, since: datetime | None = None) -> Path:
+        """Return a local folder that holds the log as it is now, in the layout in which gateways write it.
+
+        Args:
+            model_name: Whose log is wanted; that of all models if None.
+            since: First moment that is wanted (UTC); hours before it may be missing.
+
+        Raises:
+            InfrastructureError: the log cannot be read.
+        """
+        ...
+
+    def models(self) -> list[str]:
+        """Return the models that have a log, sorted."""
+        ...
+
+    def prune(self, model_name: str, keep_from: datetime, kept_because: str, *, dry_run: bool = False) -> Pruned:
+        """Remove the model's hours before `keep_from`, but for those next to it.
+
+        Raises:
+            InfrastructureError: an hour cannot be removed.
+        """
+        ...
+
+
 class Ledger(Protocol):
     """Append-only record of who is champion, and of every tick of a rollout."""
 
@@ -137,6 +206,10 @@ class Ledger(Protocol):
 
     def ticks(self, rollout_id: str) -> list[bytes]:
         """Return the states of a rollout, oldest first."""
+        ...
+
+    def digests(self) -> set[Digest]:
+        """Return every artifact that any row names: models, gate reports, and what rollouts compared."""
         ...
 
 
@@ -281,6 +354,9 @@ class Services:
     documents: DocumentStore
     checkpoints: CheckpointStore
     records: RecordStore
+    acknowledgements: Acknowledgements
+    files: StoreFiles
+    traffic: TrafficFiles
     locks: Locks
     make_ledger: Callable[[], Ledger]
     make_registry: Callable[[], Registry]
@@ -317,11 +393,9 @@ class Services:
 @cache
 def connect(settings: Settings | None = None) -> Services:
     """Build the services that `settings` (default: the environment) name. The one composition root."""
-    from tasks.adapters.local_store import LocalArtifacts, LocalCheckpoints, LocalDocuments, LocalRecords
     from tasks.adapters.locks import FileLocks
 
     settings = settings or current_settings()
-    root: Path = settings.store_root
 
     @cache
     def ledger() -> Ledger:
@@ -357,14 +431,64 @@ def connect(settings: Settings | None = None) -> Services:
 
     return Services(
         settings=settings,
-        artifacts=LocalArtifacts(root, settings.store_compression),
-        documents=LocalDocuments(root),
-        checkpoints=LocalCheckpoints(root),
-        records=LocalRecords(root),
-        locks=FileLocks(root / "locks"),
+        **_stores(settings),
+        traffic=_traffic(settings),
+        locks=FileLocks(settings.store_root / "locks"),
         make_ledger=ledger,
         make_registry=registry,
         make_tracker=tracker,
         make_events=events,
         make_placement=placement,
     )
+
+
+class _Stores(TypedDict):
+    artifacts: ArtifactStore
+    documents: DocumentStore
+    checkpoints: CheckpointStore
+    records: RecordStore
+    acknowledgements: Acknowledgements
+    files: StoreFiles
+
+
+def _stores(settings: Settings) -> _Stores:
+    place = settings.store_place
+    if place is None:
+        from tasks.adapters import local_store
+
+        root: Path = settings.store_root
+        return {
+            "artifacts": local_store.LocalArtifacts(root, settings.store_compression),
+            "documents": local_store.LocalDocuments(root),
+            "checkpoints": local_store.LocalCheckpoints(root),
+            "records": local_store.LocalRecords(root),
+            "acknowledgements": local_store.LocalAcknowledgements(root),
+            "files": local_store.LocalFiles(root),
+        }
+    from tasks.adapters import s3_store
+    from tasks.adapters.s3_bucket import Bucket
+    from tasks.adapters.s3_connection import S3Options
+
+    bucket = Bucket(place, S3Options.of(settings), "STILLHOUSE_STORE_URL")
+    return {
+        "artifacts": s3_store.S3Artifacts(bucket, settings.store_compression),
+        "documents": s3_store.S3Documents(bucket),
+        "checkpoints": s3_store.S3Checkpoints(bucket),
+        "records": s3_store.S3Records(bucket),
+        "acknowledgements": s3_store.S3Acknowledgements(bucket),
+        "files": s3_store.S3Files(bucket),
+    }
+
+
+def _traffic(settings: Settings) -> TrafficFiles:
+    place = settings.traffic_place
+    if place is None:
+        from tasks.adapters.local_traffic import LocalTraffic
+
+        return LocalTraffic(settings.traffic_root)
+    from tasks.adapters.s3_bucket import Bucket
+    from tasks.adapters.s3_connection import S3Options
+    from tasks.adapters.s3_traffic import S3Traffic
+
+    bucket = Bucket(place, S3Options.of(settings), "STILLHOUSE_TRAFFIC_URL")
+    return S3Traffic(bucket, settings.home / "traffic-copy")

@@ -14,6 +14,8 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tasks.contracts.compression import StoreCompression
+from tasks.contracts.errors import UserError
+from tasks.contracts.object_place import ObjectPlace
 
 
 class Settings(BaseSettings):
@@ -24,10 +26,30 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path(".stillhouse"), description="Folder of all embedded state.")
     project: Path = Field(default=Path(), description="Root of the checkout: data.dvc, data/, plans/.")
     store: Path | None = Field(default=None, description="Artifact and document store. Default: HOME/store.")
+    store_url: str | None = Field(
+        default=None,
+        description="The store in S3, s3://BUCKET/PREFIX. STILLHOUSE_STORE is then the folder from which gateways of "
+        "this machine serve, and of its locks.",
+    )
     store_compression: StoreCompression = Field(
         default="none", description="How new artifacts are stored: none or zstd. Both are read."
     )
     traffic: Path | None = Field(default=None, description="Prediction log. Default: HOME/traffic.")
+    traffic_url: str | None = Field(
+        default=None,
+        description="Prediction log in S3, s3://BUCKET/PREFIX. STILLHOUSE_TRAFFIC then holds what is not there yet.",
+    )
+    s3_endpoint: str | None = Field(default=None, description="URL of an S3 server other than Amazon's.")
+    s3_region: str | None = Field(default=None, description="Region of the buckets. Default: boto3's own chain.")
+    s3_encryption: Literal["none", "AES256", "aws:kms"] = Field(
+        default="none", description="Encryption asked of S3 for every object: none (the bucket's own), AES256, aws:kms."
+    )
+    s3_kms_key: str | None = Field(default=None, description="Key for aws:kms. Default: the account's own for S3.")
+    s3_checksums: Literal["sha256", "none"] = Field(
+        default="sha256",
+        description="Whether S3 verifies a SHA-256 of what it is sent: sha256, or none for a server that refuses it. "
+        "What is read is verified here either way.",
+    )
     reports: Path | None = Field(default=None, description="HTML reports. Default: HOME/reports.")
     baselines: Path = Field(default=Path("baselines"), description="Pinned baselines, meant for version control.")
     ledger_url: SecretStr | None = Field(default=None, description="SQLAlchemy URL. Default: SQLite in HOME.")
@@ -71,6 +93,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _anchor_paths(self) -> Self:
         """Make every path absolute, so that a task may run from any working directory."""
+        for setting, path in {"STILLHOUSE_STORE": self.store, "STILLHOUSE_TRAFFIC": self.traffic}.items():
+            if path is not None and path.parts[:1] == ("s3:",):
+                raise ValueError(f"{setting} is a folder; say s3://... by {setting}_URL")
+        if self.s3_kms_key is not None and self.s3_encryption != "aws:kms":
+            raise ValueError("STILLHOUSE_S3_KMS_KEY is used with STILLHOUSE_S3_ENCRYPTION=aws:kms only")
         home = self.home.expanduser().resolve()
         anchored = {
             "home": home,
@@ -87,17 +114,38 @@ class Settings(BaseSettings):
             anchored["verify_keys"] = self.verify_keys.expanduser().resolve()
         for name, path in anchored.items():
             object.__setattr__(self, name, path)
+        try:
+            places = self.store_place, self.traffic_place
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        if places[0] is not None and places[0] == places[1]:
+            raise ValueError("STILLHOUSE_STORE_URL and STILLHOUSE_TRAFFIC_URL must differ; give each its own prefix")
         return self
 
     @property
     def store_root(self) -> Path:
-        """Root of the artifact and document store."""
+        """Folder of the artifact and document store, or of what this machine keeps of the one in S3."""
         assert self.store is not None
         return self.store
 
     @property
+    def store_place(self) -> ObjectPlace | None:
+        """Where the store lies in S3, or None if it is a folder."""
+        return _place(self.store_url, "STILLHOUSE_STORE_URL")
+
+    @property
+    def store_address(self) -> str:
+        """Where the store lies, for messages."""
+        return str(self.store_place.url if self.store_place else self.store_root)
+
+    @property
+    def traffic_place(self) -> ObjectPlace | None:
+        """Where the prediction log lies in S3, or None if it is a folder."""
+        return _place(self.traffic_url, "STILLHOUSE_TRAFFIC_URL")
+
+    @property
     def traffic_root(self) -> Path:
-        """Root of the prediction log."""
+        """Folder in which gateways of this machine write the prediction log."""
         assert self.traffic is not None
         return self.traffic
 
@@ -132,6 +180,10 @@ class Settings(BaseSettings):
     def tracking_address(self) -> str:
         """URI for `mlflow.set_tracking_uri`."""
         return self.tracking_url or f"sqlite:///{self.home / 'mlflow.db'}"
+
+
+def _place(url: str | None, setting: str) -> ObjectPlace | None:
+    return None if not url else ObjectPlace.parse(url, setting)
 
 
 def environment_of_services() -> dict[str, str]:

@@ -54,7 +54,7 @@ def judge(
     champion, task = _served(services, model_name)
     content = content_reference(services, champion, task, policy, now)
     service = service_reference(services, champion, task, policy, now)
-    window = read_window(services.settings.traffic_root, model_name, champion.candidate, task, since, until, policy)
+    window = _window(services, champion, task, since, until, policy)
     checks = judge_window(
         window,
         load_rows(services, content.rows, task) if content else None,
@@ -91,7 +91,7 @@ def rebase(
         ModelError: there is too little traffic in that time, or see `monitor`.
     """
     champion, task = _served(services, model_name)
-    window = read_window(services.settings.traffic_root, model_name, champion.candidate, task, since, until, policy)
+    window = _window(services, champion, task, since, until, policy)
     if len(window.rows) < policy.min_rows:
         raise ModelError(
             f"{len(window.rows)} independent rows of {model_name} between {_text(since)} and {_text(until)}; "
@@ -99,6 +99,13 @@ def rebase(
         )
     known = content_reference(services, champion, task, policy, now)
     return rebase_content(services, champion, task, policy, since, until, known).num_rows
+
+
+def _window(
+    services: Services, champion: LedgerEntry, task: Task, since: datetime, until: datetime, policy: MonitoringPolicy
+) -> Window:
+    root = services.traffic.folder(champion.model_name, since - timedelta(hours=policy.label_hours))
+    return read_window(root, champion.model_name, champion.candidate, task, since, until, policy)
 
 
 def last_window(window_minutes: float, now: datetime) -> tuple[datetime, datetime]:
@@ -156,7 +163,7 @@ def _send(services: Services, state: AlarmState, now: str) -> AlarmState:
 
 def _served(services: Services, model_name: str) -> tuple[LedgerEntry, Task]:
     champion = services.ledger.champion(model_name)
-    route = RouteStore(services.documents, services.settings.store_root).current(model_name)
+    route = RouteStore(services.documents, services.acknowledgements).current(model_name)
     if champion is None or route is None:
         missing = "champion" if champion is None else "route"
         raise ModelError(

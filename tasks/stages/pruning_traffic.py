@@ -2,8 +2,8 @@
 
 from datetime import datetime, timedelta
 
-from tasks.adapters.traffic_retention import Pruned, logged_models, prune_model
 from tasks.contracts.errors import UserError
+from tasks.contracts.traffic_retention import Pruned
 from tasks.runtime.services import Services
 from tasks.stages.rollout_record import latest_record
 
@@ -17,16 +17,18 @@ def prune_traffic(
 
     Raises:
         UserError: `keep_days` is below one day, or the model has no log.
-        InfrastructureError: a folder cannot be removed.
+        InfrastructureError: an hour cannot be removed.
     """
     if keep_days < 1.0:
         raise UserError(f"--keep-days {keep_days:g} is below 1: a day is what monitoring looks back for labels")
-    root = services.settings.traffic_root
-    known = logged_models(root)
+    traffic = services.traffic
+    known = traffic.models()
     if model_name is not None and model_name not in known:
-        raise UserError(f"model {model_name!r} has no log below {root}; logged are: {', '.join(known) or 'none'}")
+        raise UserError(
+            f"model {model_name!r} has no log below {traffic.place}; logged are: {', '.join(known) or 'none'}"
+        )
     chosen = known if model_name is None else [model_name]
-    return [prune_model(root, name, *_keep_from(services, name, keep_days, now), dry_run=dry_run) for name in chosen]
+    return [traffic.prune(name, *_keep_from(services, name, keep_days, now), dry_run=dry_run) for name in chosen]
 
 
 def _keep_from(services: Services, model_name: str, keep_days: float, now: datetime) -> tuple[datetime, str]:

@@ -65,12 +65,12 @@ def batch_from_traffic(services: Services, model_name: Slug) -> Batch:
     Raises:
         ModelError: the model has no route, so that nothing says what its rows are.
     """
-    route = RouteStore(services.documents, services.settings.store_root).current(model_name)
+    route = RouteStore(services.documents, services.acknowledgements).current(model_name)
     if route is None:
         raise ModelError(
             f"no gateway ever served {model_name}: it has no route; `stillhouse model ls` lists the models"
         )
-    found = read_labelled_inputs(services.settings.traffic_root, model_name, route.route.signature)
+    found = read_labelled_inputs(services.traffic.folder(model_name), model_name, route.route.signature)
     return Batch(found.x, found.y, {"no label": found.unlabelled, "id used twice": found.ambiguous})
 
 

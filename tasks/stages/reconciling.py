@@ -117,7 +117,7 @@ def _follow_aliases(services: Services, model_name: str, in_effect: Sequence[Led
 
 def _follow_route(services: Services, champion: LedgerEntry) -> tuple[int, list[str]]:
     """Return the version of the route, and what was changed."""
-    routes = RouteStore(services.documents, services.settings.store_root)
+    routes = RouteStore(services.documents, services.acknowledgements)
     current = routes.current(champion.model_name)
     arm = Arm(digest=champion.candidate, version=champion.version)
     if current is not None and _serves(current.route, arm):

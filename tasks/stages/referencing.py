@@ -209,7 +209,7 @@ def _service_reference(
 def _window(
     services: Services, champion: LedgerEntry, task: Task, policy: MonitoringPolicy, since: datetime, until: datetime
 ) -> Window:
-    root = services.settings.traffic_root
+    root = services.traffic.folder(champion.model_name, since - timedelta(hours=policy.label_hours))
     return read_window(root, champion.model_name, champion.candidate, task, since, until, policy)
 
 

@@ -10,6 +10,7 @@ is void: the route is left to the new champion, and the next tick ends the rollo
 
 import uuid
 from dataclasses import replace
+from datetime import datetime
 
 from tasks.adapters.route_store import RouteStore, VersionedRoute
 from tasks.adapters.traffic import TrafficLog
@@ -84,7 +85,7 @@ def follow_state(services: Services, record: RolloutRecord) -> RolloutRecord:
     `record` may be older: an abort or another ticker came between. A finished rollout is left to `settle`.
     """
     model_name = record.state.model_name
-    routes = RouteStore(services.documents, services.settings.store_root)
+    routes = RouteStore(services.documents, services.acknowledgements)
     with services.locks.hold(_route_lock(model_name)):
         newest = latest_record(services, model_name) or record
         current = routes.current(model_name)
@@ -104,10 +105,11 @@ def observe(services: Services, log: TrafficLog, record: RolloutRecord) -> Obser
     A row counts under the weight of the route version that it was answered under, so a gateway that is behind
     puts no row to the wrong weight; but the step has not truly begun while there is one.
     """
-    routes = RouteStore(services.documents, services.settings.store_root)
+    routes = RouteStore(services.documents, services.acknowledgements)
     model_name = record.state.model_name
     current = routes.current(model_name)
     assert current is not None, "the route was published before traffic is observed"
+    services.traffic.folder(model_name, datetime.fromisoformat(record.state.created_at))  # brings here what is new
     seen = log.observe(
         model_name,
         record.state.rollout_id,
@@ -171,7 +173,7 @@ def is_settled(services: Services, record: RolloutRecord) -> bool:
     state = record.state
     if state.status == "promoted":
         return was_promoted(services, record) or _is_superseded(services, record)
-    current = RouteStore(services.documents, services.settings.store_root).current(state.model_name)
+    current = RouteStore(services.documents, services.acknowledgements).current(state.model_name)
     return current is None or current.route.rollout_id != state.rollout_id
 
 
@@ -237,7 +239,7 @@ def _route_lock(model_name: str) -> str:
 
 
 def _give_back(services: Services, record: RolloutRecord) -> None:
-    routes = RouteStore(services.documents, services.settings.store_root)
+    routes = RouteStore(services.documents, services.acknowledgements)
     with services.locks.hold(_route_lock(record.state.model_name)):
         if is_settled(services, record):
             return

@@ -10,7 +10,7 @@ import numpy as np
 
 from tasks.adapters.embedded_gateway import run_gateway
 from tasks.adapters.gateway_client import GatewayClient
-from tasks.adapters.local_store import LocalArtifacts, LocalDocuments
+from tasks.adapters.local_store import LocalAcknowledgements, LocalArtifacts, LocalDocuments
 from tasks.adapters.route_store import RouteStore
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.errors import DataError, ModelError, ServiceUnavailableError
@@ -53,7 +53,7 @@ def try_serving(model: ModelRef, data: DatasetRef, command: Sequence[str]) -> Se
         signed = sign_if_configured(connect().settings, documents, _MODEL, arm.digest)
         # whether the file can be served is asked, not who signed it: without a key here, no signature is wanted
         environment = {} if signed else {"STILLHOUSE_VERIFY_KEYS": ""}
-        routes = RouteStore(documents, store)
+        routes = RouteStore(documents, LocalAcknowledgements(store))
         routes.publish(Route(model_name=_MODEL, signature=signature_of(data), champion=arm), expected_version=0)
         log = connect().settings.home / "logs" / "serving-trial.log"
         gateway = run_gateway(command, store, folder / "traffic", log, environment)

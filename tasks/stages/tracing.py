@@ -58,11 +58,11 @@ def trace_request(services: Services, request_id: str) -> Link:
         UserError: no log below STILLHOUSE_TRAFFIC holds the request.
         InfrastructureError: a log segment cannot be read.
     """
-    root = services.settings.traffic_root
-    answers = TrafficLog(root).answers_to(request_id)
+    answers = TrafficLog(services.traffic.folder()).answers_to(request_id)
     if not answers:
         raise UserError(
-            f"no prediction log below {root} (STILLHOUSE_TRAFFIC) holds request {request_id!r}; "
+            f"no prediction log below {services.traffic.place} (STILLHOUSE_TRAFFIC or STILLHOUSE_TRAFFIC_URL) "
+            f"holds request {request_id!r}; "
             "a gateway writes its log every few seconds, and a request that names a version is not logged"
         )
     links = tuple(_answer(services, answer) for answer in answers)
@@ -93,7 +93,7 @@ def _answer(services: Services, answer: LoggedAnswer) -> Link:
 
 
 def _route(services: Services, answer: LoggedAnswer) -> Link:
-    current = RouteStore(services.documents, services.settings.store_root).current(answer.model_name)
+    current = RouteStore(services.documents, services.acknowledgements).current(answer.model_name)
     newest = current.version if current else 0
     missing = "" if newest >= answer.route_version else f"the store's newest route of the model is version {newest}"
     name = f"{answer.model_name} version {answer.route_version}"

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from tasks.adapters.embedded_gateway import run_gateway
-from tasks.adapters.local_store import LocalArtifacts, LocalDocuments
+from tasks.adapters.local_store import LocalAcknowledgements, LocalArtifacts, LocalDocuments
 from tasks.adapters.route_store import RouteStore
 from tasks.adapters.signing_keys import make_key_pair
 from tasks.contracts.route import Arm, ModelSignature, Route
@@ -17,7 +17,7 @@ SIGNATURE = ModelSignature(task="classification", input_shape=(4,), input_dtype=
 def test_a_gateway_that_is_started_here_verifies_signatures_when_the_settings_say_so(tmp_path):
     make_key_pair(tmp_path / "own.pem", tmp_path / "keys" / "own.pem")
     store = tmp_path / "store"
-    routes = RouteStore(LocalDocuments(store), store)
+    routes = RouteStore(LocalDocuments(store), LocalAcknowledgements(store))
     arm = Arm(digest=LocalArtifacts(store).put(b"a model that nobody signed").digest, version=1)
     routes.publish(Route(model_name="digits", signature=SIGNATURE, champion=arm), 0)
     environment = Settings(home=tmp_path, verify_keys=tmp_path / "keys").gateway_environment

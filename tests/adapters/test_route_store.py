@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tasks.adapters.local_store import LocalDocuments
+from tasks.adapters.local_store import LocalAcknowledgements, LocalDocuments
 from tasks.adapters.route_store import LIVE_FOR, RouteStore
 from tasks.contracts.errors import (
     DocumentConflictError,
@@ -19,7 +19,7 @@ ROUTE = Route(model_name="digits", signature=SIGNATURE, champion=Arm(digest="a" 
 
 @pytest.fixture
 def routes(tmp_path):
-    return RouteStore(LocalDocuments(tmp_path), tmp_path)
+    return RouteStore(LocalDocuments(tmp_path), LocalAcknowledgements(tmp_path))
 
 
 @pytest.fixture

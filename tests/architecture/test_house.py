@@ -200,7 +200,7 @@ def test_ports_agree_between_the_command_that_starts_services_and_the_settings_t
 
 
 def test_every_setting_is_documented_and_nothing_else_is() -> None:
-    documented = set(re.findall(r"STILLHOUSE_[A-Z_]+", (ROOT / "docs" / "operations.md").read_text()))
+    documented = set(re.findall(r"STILLHOUSE_[A-Z0-9_]+", (ROOT / "docs" / "operations.md").read_text()))
     known = {f"STILLHOUSE_{name.upper()}" for name in Settings.model_fields}
 
     assert documented - OF_THE_GATEWAY == known
@@ -212,7 +212,7 @@ def test_messages_and_code_name_only_settings_that_exist() -> None:
         name
         for path in PRODUCT
         if "isolation" not in path.name  # its channel is a variable between two processes of its own
-        for name in re.findall(r"STILLHOUSE_[A-Z]+(?:_[A-Z]+)*", path.read_text())
+        for name in re.findall(r"STILLHOUSE_[A-Z0-9]+(?:_[A-Z0-9]+)*", path.read_text())
     }
 
     assert named <= known

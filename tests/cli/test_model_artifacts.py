@@ -87,7 +87,7 @@ def test_verify_fails_when_the_artifact_is_truncated(run, services):
 
 
 def test_verify_names_the_remedy_when_the_route_serves_another_model(run, services):
-    routes = RouteStore(services.documents, services.settings.store_root)
+    routes = RouteStore(services.documents, services.acknowledgements)
     current = routes.current("digits")
     other = next(version for version in (1, 2, 3) if version != current.route.champion.version)
     arm = Arm(digest=digest_of(other), version=other)

@@ -212,7 +212,7 @@ class Site:
 
     @property
     def routes(self) -> RouteStore:
-        return RouteStore(self.world.services.documents, self.world.root)
+        return RouteStore(self.world.services.documents, self.world.services.acknowledgements)
 
     def roll_out(self, version: int, steps: tuple[int, ...], at_step: dict[int, Any]) -> RolloutRecord:
         """Drive a rollout to its end; `at_step` holds what is done to the gateways once, at a step."""

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from tasks.adapters.local_store import LocalArtifacts, LocalDocuments
+from tasks.adapters.local_store import LocalAcknowledgements, LocalArtifacts, LocalDocuments
+from tasks.adapters.local_traffic import LocalTraffic
 from tasks.adapters.route_store import RouteStore
 from tasks.contracts.errors import ServiceUnavailableError
 from tasks.contracts.route import Arm, ModelSignature, Route
@@ -50,11 +51,13 @@ class MonitoredWorld:
         self.start, self.server, self.log = start, Server(), Segments(root / "traffic")
         self.digest, self.generator = digest, np.random.default_rng(1)
         self.champion, documents = champion(start, digest), LocalDocuments(root)
-        RouteStore(documents, root).publish(
+        acknowledgements = LocalAcknowledgements(root)
+        RouteStore(documents, acknowledgements).publish(
             Route(model_name="m", signature=SIGNATURE, champion=Arm(digest=digest, version=1)), 0
         )
         self.services = SimpleNamespace(
-            settings=SimpleNamespace(traffic_root=self.log.root, store_root=root),
+            traffic=LocalTraffic(self.log.root),
+            acknowledgements=acknowledgements,
             artifacts=LocalArtifacts(root),
             documents=documents,
             registry=SimpleNamespace(version=lambda name, version: SimpleNamespace(tags=tags or {})),

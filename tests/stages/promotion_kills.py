@@ -130,7 +130,7 @@ def prepare(home, operation):
     if operation == "reconcile":  # all that follows the ledger was changed by hand
         for alias, version in (("champion", 3), ("previous", 3), ("challenger", 2)):
             services.registry.set_alias(NAME, alias, version)
-        routes = RouteStore(services.documents, services.settings.store_root)
+        routes = RouteStore(services.documents, services.acknowledgements)
         current = routes.current(NAME)
         arm = current.route.champion.model_copy(update={"version": 3, "digest": digest(3)})
         routes.publish(current.route.model_copy(update={"champion": arm}), current.version)
@@ -139,7 +139,7 @@ def prepare(home, operation):
 def state(home):
     services = services_of(home)
     history = services.ledger.history(NAME)
-    current = RouteStore(services.documents, services.settings.store_root).current(NAME)
+    current = RouteStore(services.documents, services.acknowledgements).current(NAME)
     aliases = {alias: one.version for one in services.registry.versions(NAME) for alias in one.aliases}
     return {
         "ledger": [[entry.sequence, entry.action, entry.version] for entry in history],

@@ -15,7 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.adapters.ledger import SqlLedger
-from tasks.adapters.local_store import LocalArtifacts, LocalCheckpoints, LocalDocuments, LocalRecords, write_atomically
+from tasks.adapters.local_store import (
+    LocalAcknowledgements,
+    LocalArtifacts,
+    LocalCheckpoints,
+    LocalDocuments,
+    LocalFiles,
+    LocalRecords,
+    write_atomically,
+)
+from tasks.adapters.local_traffic import LocalTraffic
 from tasks.adapters.locks import FileLocks
 from tasks.adapters.route_store import RouteStore
 from tasks.contracts.errors import ModelError, StaleChampionError
@@ -92,6 +101,9 @@ class World:
             documents=LocalDocuments(root),
             checkpoints=LocalCheckpoints(root),
             records=LocalRecords(root),
+            acknowledgements=LocalAcknowledgements(root),
+            files=LocalFiles(root),
+            traffic=LocalTraffic(root / "traffic"),
             locks=FileLocks(root / "locks"),
             make_ledger=lambda: ledger,
             make_registry=lambda: registry,
@@ -132,7 +144,7 @@ class World:
 
     def state(self):
         """Everything that an operation may change, by version numbers."""
-        current = RouteStore(self.services.documents, self.root).current("digits")
+        current = RouteStore(self.services.documents, self.services.acknowledgements).current("digits")
         route = current.route if current else None
         return {
             "ledger": [entry.version for entry in self.services.ledger.history("digits")],

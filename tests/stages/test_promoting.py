@@ -44,7 +44,10 @@ def test_bootstrap_makes_the_baseline_champion_when_there_is_none(world):
 
     assert (entry.action, entry.sequence, entry.gate_report) == ("bootstrap", 1, None)
     assert world.state() == {"ledger": [1], "aliases": {"champion": 1}, "route": (1, None)}
-    assert RouteStore(world.services.documents, world.root).current("digits").route.signature == SIGNATURE
+    assert (
+        RouteStore(world.services.documents, world.services.acknowledgements).current("digits").route.signature
+        == SIGNATURE
+    )
 
 
 def test_bootstrap_keeps_the_champion_when_there_is_one(started):
@@ -78,12 +81,12 @@ def test_promote_leaves_the_challenger_alias_when_it_is_another_version(started)
 
 def test_promote_returns_the_same_entry_and_changes_nothing_when_repeated(started):
     first = started.promote(2)
-    route = RouteStore(started.services.documents, started.root).current("digits")
+    route = RouteStore(started.services.documents, started.services.acknowledgements).current("digits")
 
     again = started.promote(2)
 
     assert again == first
-    assert RouteStore(started.services.documents, started.root).current("digits") == route
+    assert RouteStore(started.services.documents, started.services.acknowledgements).current("digits") == route
 
 
 @pytest.mark.parametrize("verdict", [Verdict.FAIL, Verdict.INCONCLUSIVE])
@@ -185,7 +188,7 @@ def test_reconcile_mends_and_reports_when_aliases_and_route_were_changed_by_hand
     started.promote(2)
     started.services.registry.set_alias("digits", "champion", 3)
     started.services.registry.delete_alias("digits", "previous")
-    routes = RouteStore(started.services.documents, started.root)
+    routes = RouteStore(started.services.documents, started.services.acknowledgements)
     current = routes.current("digits")
     routes.publish(
         current.route.model_copy(update={"champion": Arm(digest=started.digest(3), version=3)}), current.version
@@ -203,7 +206,7 @@ def test_reconcile_mends_and_reports_when_aliases_and_route_were_changed_by_hand
 
 
 def test_reconcile_leaves_a_running_rollout_alone_when_its_champion_is_the_ledgers(started):
-    routes = RouteStore(started.services.documents, started.root)
+    routes = RouteStore(started.services.documents, started.services.acknowledgements)
     current = routes.current("digits")
     running = current.route.model_copy(
         update={"challenger": Arm(digest=started.digest(2), version=2), "weight": 25.0, "rollout_id": "r1"}
@@ -215,7 +218,7 @@ def test_reconcile_leaves_a_running_rollout_alone_when_its_champion_is_the_ledge
 
 
 def test_promote_ends_the_rollout_in_the_route_when_its_challenger_wins(started):
-    routes = RouteStore(started.services.documents, started.root)
+    routes = RouteStore(started.services.documents, started.services.acknowledgements)
     current = routes.current("digits")
     challenger = Arm(digest=started.digest(2), version=2)
     routes.publish(current.route.model_copy(update={"challenger": challenger, "weight": 100.0}), current.version)

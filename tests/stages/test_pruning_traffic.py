@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tasks.adapters.local_traffic import LocalTraffic
 from tasks.contracts.errors import UserError
 from tasks.contracts.route import Arm
 from tasks.decisions import rollout
@@ -25,11 +26,11 @@ def services(tmp_path):
     for days in range(10):
         log.predictions({"at": NOON - timedelta(days=days)})
     ledger = SimpleNamespace(latest_tick=lambda name: None)
-    return SimpleNamespace(settings=SimpleNamespace(traffic_root=tmp_path), ledger=ledger)
+    return SimpleNamespace(traffic=LocalTraffic(tmp_path), ledger=ledger)
 
 
 def kept(services):
-    return len(list((services.settings.traffic_root / "m" / "predictions").glob("*")))
+    return len(list((services.traffic.folder() / "m" / "predictions").glob("*")))
 
 
 def test_prune_traffic_keeps_the_days_that_were_asked_for(services):

@@ -131,7 +131,7 @@ def test_register_challenger_mends_alias_and_route_when_the_first_run_died_after
     register_challenger(outside, dossier, "parent", "<html>")
 
     assert outside.registry.aliases == {"champion": 1, "challenger": 2}
-    routed = RouteStore(outside.documents, outside.settings.store_root).current("digits")
+    routed = RouteStore(outside.documents, outside.acknowledgements).current("digits")
     assert (routed.route.champion.version, routed.route.challenger) == (1, None)
 
 

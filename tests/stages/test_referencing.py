@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tasks.adapters.local_store import LocalArtifacts, LocalDocuments
+from tasks.adapters.local_traffic import LocalTraffic
 from tasks.contracts.data import DatasetRef, SplitRef
 from tasks.datasets.splits import pack_split
 from tasks.decisions.monitoring_policy import MonitoringPolicy
@@ -33,7 +34,7 @@ def log(tmp_path):
 def services(tmp_path, log):
     registry = SimpleNamespace(version=lambda name, version: SimpleNamespace(tags={}))
     return SimpleNamespace(
-        settings=SimpleNamespace(traffic_root=log.root),
+        traffic=LocalTraffic(log.root),
         artifacts=LocalArtifacts(tmp_path),
         documents=LocalDocuments(tmp_path),
         registry=registry,

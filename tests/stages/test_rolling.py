@@ -396,7 +396,7 @@ def test_rollout_ends_the_same_when_killed_after_any_call_and_gone_on_with(
 
 def test_follow_state_adds_no_version_when_the_route_changes_hands_between(world: World) -> None:
     record = follow_state(world.services, begin_rollout(world.services, "digits", POLICY, NOW))
-    routes = RouteStore(world.services.documents, world.root)
+    routes = RouteStore(world.services.documents, world.services.acknowledgements)
     with pytest.raises(DocumentConflictError):
         routes.publish(routes.current("digits").route.model_copy(update={"weight": 7.0}), 1)
 

@@ -146,7 +146,7 @@ def test_trace_refuses_a_record_that_is_damaged(outside, dossier):
 @pytest.fixture
 def serve(outside, dossier):
     """Log answers as a gateway does: to the champion's request "r1", with the challenger in shadow."""
-    routes = RouteStore(outside.documents, outside.settings.store_root)
+    routes = RouteStore(outside.documents, outside.acknowledgements)
     current = routes.current("digits")
     challenger = Arm(digest=outside.registry.version("digits", 2).tags[DIGEST_TAG], version=2)
     route = current.route.model_copy(update={"challenger": challenger, "shadow": True, "rollout_id": "roll-1"})

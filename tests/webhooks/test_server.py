@@ -117,7 +117,7 @@ def test_an_alias_that_was_moved_by_hand_is_back_within_moments_when_mlflow_send
         counts = eventually(lambda: _settled(url))
         assert set(counts) <= {"accepted", "seen before"}
     assert [entry.version for entry in services.ledger.history("digits")] == [1]
-    assert RouteStore(services.documents, services.settings.store_root).current("digits").route.champion.version == 1
+    assert RouteStore(services.documents, services.acknowledgements).current("digits").route.champion.version == 1
 
 
 def _settled(url):

@@ -1,0 +1,286 @@
+"""Objects below one prefix of a bucket: whole reads and writes, create-once, listing. All of it is tried again."""
+
+import base64
+import hashlib
+import io
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any, TypeVar
+
+from tasks.adapters.s3_connection import S3Options, explained, is_absent, is_taken, make_client, persist
+from tasks.contracts.errors import UserError
+from tasks.contracts.object_place import ObjectPlace
+from tasks.contracts.value import Digest, sha256_hex
+
+T = TypeVar("T")
+
+_MIB = 2**20
+_PART_BYTES = 8 * _MIB
+_LARGE_BYTES = 2 * _PART_BYTES
+"""From here on an object travels in parts, several at a time."""
+_STREAM_BYTES = _MIB
+_PROBE = "checks/create-once"
+_WRITER = "writer"
+
+
+@dataclass(frozen=True)
+class ObjectFacts:
+    """What S3 says of an object without sending it."""
+
+    size_bytes: int
+    modified: datetime
+    metadata: dict[str, str]
+    sha256: str | None
+    """As S3 verified it when the object came, hexadecimal. Of an object that came in parts it is not known as a
+    whole (""), though each part was verified; None if the server keeps no checksum."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One object of a listing."""
+
+    key: str
+    """Relative to the prefix."""
+    size_bytes: int
+    modified: datetime
+
+
+class Bucket:
+    """What lies below one place. Keys are relative to it."""
+
+    def __init__(self, place: ObjectPlace, options: S3Options, setting: str) -> None:
+        """Remember where; nothing is asked of S3 yet.
+
+        Args:
+            place: bucket and prefix.
+            options: of the connection.
+            setting: the setting that holds the place, for messages.
+        """
+        self.place, self._options, self._setting = place, options, setting
+        self._creates_once = False
+
+    @cached_property
+    def _client(self) -> Any:
+        return make_client(self._options)
+
+    def url(self, key: str) -> str:
+        """Return the full address of an object."""
+        return f"s3://{self.place.bucket}/{self.place.prefix}{key}"
+
+    def read(self, key: str) -> bytes | None:
+        """Return a small object's bytes, or None if there is none: one request."""
+        try:
+            return self._do("read", key, lambda: self._read_once(key))
+        except _Absent:
+            return None
+
+    def fetch(self, key: str) -> bytes | None:
+        """Return an object's bytes, or None if there is none; a large one comes in parts, several at a time."""
+        try:
+            return self._do("read", key, lambda: self._fetch_once(key))
+        except _Absent:
+            return None
+
+    def sha256(self, key: str) -> Digest | None:
+        """Return the SHA-256 of an object's bytes, or None if there is none; they are streamed, never held whole."""
+        try:
+            return self._do("read", key, lambda: self._sha256_once(key))
+        except _Absent:
+            return None
+
+    def facts(self, key: str) -> ObjectFacts | None:
+        """Return what is known of an object, or None if there is none."""
+        try:
+            found = self._do("read", key, lambda: self._client.head_object(ChecksumMode="ENABLED", **self._named(key)))
+        except _Absent:
+            return None
+        checksum = found.get("ChecksumSHA256")
+        return ObjectFacts(
+            size_bytes=found["ContentLength"],
+            modified=found["LastModified"],
+            metadata=found["Metadata"],
+            sha256=None if checksum is None else _whole_sha256(checksum),
+        )
+
+    def write(self, key: str, data: bytes, metadata: dict[str, str] | None = None) -> None:
+        """Put an object over whatever is there; S3 verifies the SHA-256 of every part of it.
+
+        A reader sees the old bytes or the new, never a part: an upload in parts becomes an object when it is complete.
+        """
+        self._do("write", key, lambda: self._write_once(key, data, metadata or {}))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Put an object if its key is free; return whether this call has put it.
+
+        A try whose answer was lost may have put it, and the next one then finds its key taken: who wrote it is told by
+        a name of its own in the object's metadata.
+
+        Raises:
+            UserError: the server ignores the condition, so that two writers could both believe to be first.
+        """
+        self.require_create_once()
+        return self._create(key, data)
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        self._do("remove", key, lambda: self._client.delete_object(**self._named(key)))
+
+    def touch(self, key: str) -> None:
+        """Make an object as young as one that was just written, without sending its bytes again."""
+        facts = self.facts(key)
+        if facts is None:
+            return
+        # REPLACE, since S3 refuses to copy an object onto itself as it is
+        arguments: dict[str, Any] = {"Metadata": facts.metadata, "MetadataDirective": "REPLACE"}
+        arguments |= self._options.encryption_arguments
+        if self._options.checksums == "sha256":
+            arguments["ChecksumAlgorithm"] = "SHA256"
+        named = self._named(key)
+        self._do("write", key, lambda: self._client.copy(named, **named, ExtraArgs=arguments, Config=_transfer()))
+
+    def entries(self, prefix: str, *, after: str = "") -> Iterator[Listed]:
+        """Give the objects whose keys begin with `prefix` and follow `after`, in the order of their keys."""
+        own = len(self.place.prefix)
+        for page in self._pages(prefix, after=after):
+            for item in page.get("Contents", ()):
+                yield Listed(item["Key"][own:], item["Size"], item["LastModified"])
+
+    def folders(self, prefix: str) -> list[str]:
+        """Return the names that come next after `prefix`, which ends with a slash, and before another slash."""
+        start = len(self.place.prefix) + len(prefix)
+        pages = self._pages(prefix, delimiter="/")
+        return [item["Prefix"][start:-1] for page in pages for item in page.get("CommonPrefixes", ())]
+
+    def signed_url(self, key: str, seconds: int) -> str:
+        """Return a URL by which anybody may read the object until `seconds` have passed; nothing is asked of S3."""
+        with explained("sign a URL of", self.url(key), self._options, self._setting):
+            url: str = self._client.generate_presigned_url("get_object", Params=self._named(key), ExpiresIn=seconds)
+        return url
+
+    def require_create_once(self) -> None:
+        """Make sure, once in the life of this object, that the server refuses to create what is there.
+
+        Raises:
+            UserError: it does not.
+        """
+        if self._creates_once:
+            return
+        content = b"Two writers cannot both create this object; Stillhouse makes sure of it before it writes.\n"
+        if self._create(_PROBE, content) and self._create(_PROBE, content):
+            raise UserError(
+                f"the server of {self.url(_PROBE)} creates an object that is there already: it ignores If-None-Match, "
+                "and two writers could publish different routes under one version. Use a server that honours "
+                f"conditional writes (Amazon S3 does), or point {self._setting} elsewhere"
+            )
+        self._creates_once = True
+
+    def _create(self, key: str, data: bytes) -> bool:
+        writer = uuid.uuid4().hex
+
+        def put() -> bool:
+            try:
+                self._client.put_object(
+                    Body=data,
+                    IfNoneMatch="*",
+                    Metadata={_WRITER: writer},
+                    **self._named(key),
+                    **self._checksum(data),
+                    **self._options.encryption_arguments,
+                )
+            except self._client.exceptions.ClientError as error:
+                if is_taken(error):
+                    return False
+                raise
+            return True
+
+        if self._do("write", key, put):
+            return True
+        found = self.facts(key)
+        return found is not None and found.metadata.get(_WRITER) == writer
+
+    def _read_once(self, key: str) -> bytes:
+        with closing(self._client.get_object(**self._named(key))["Body"]) as body:
+            data: bytes = body.read()
+        return data
+
+    def _fetch_once(self, key: str) -> bytes:
+        target = io.BytesIO()
+        self._client.download_fileobj(self.place.bucket, f"{self.place.prefix}{key}", target, Config=_transfer())
+        return target.getvalue()
+
+    def _sha256_once(self, key: str) -> Digest:
+        digest = hashlib.sha256()
+        with closing(self._client.get_object(**self._named(key))["Body"]) as body:
+            for chunk in body.iter_chunks(_STREAM_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def _write_once(self, key: str, data: bytes, metadata: dict[str, str]) -> None:
+        if len(data) <= _LARGE_BYTES:
+            self._client.put_object(
+                Body=data,
+                Metadata=metadata,
+                **self._named(key),
+                **self._checksum(data),
+                **self._options.encryption_arguments,
+            )
+            return
+        arguments: dict[str, Any] = {"Metadata": metadata} | self._options.encryption_arguments
+        if self._options.checksums == "sha256":
+            arguments["ChecksumAlgorithm"] = "SHA256"
+        self._client.upload_fileobj(
+            io.BytesIO(data), self.place.bucket, f"{self.place.prefix}{key}", ExtraArgs=arguments, Config=_transfer()
+        )
+
+    def _pages(self, prefix: str, *, after: str = "", delimiter: str = "") -> Iterator[dict[str, Any]]:
+        request: dict[str, Any] = {"Bucket": self.place.bucket, "Prefix": f"{self.place.prefix}{prefix}"}
+        request |= {"StartAfter": f"{self.place.prefix}{after}"} if after else {}
+        request |= {"Delimiter": delimiter} if delimiter else {}
+        while True:
+            page = self._do("list", prefix, lambda: self._client.list_objects_v2(**request))
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _do(self, doing: str, key: str, call: Callable[[], T]) -> T:
+        """Call with patience; an object that is not there is `_Absent`."""
+        url = self.url(key)
+        with explained(doing, url, self._options, self._setting):
+            try:
+                return persist(self._options.patience, f"{doing} {url}", call)
+            except self._client.exceptions.ClientError as error:
+                if is_absent(error):
+                    raise _Absent(url) from error
+                raise
+
+    def _named(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.place.bucket, "Key": f"{self.place.prefix}{key}"}
+
+    def _checksum(self, data: bytes) -> dict[str, str]:
+        """What a put says of its body, for S3 to verify."""
+        if self._options.checksums == "none":
+            return {}
+        return {
+            "ChecksumAlgorithm": "SHA256",
+            "ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256_hex(data))).decode(),
+        }
+
+
+class _Absent(Exception):  # noqa: N818 - not an error: whoever asks is told by None
+    """There is no such object."""
+
+
+def _whole_sha256(checksum: str) -> str:
+    """Return S3's SHA-256 in hexadecimal; "" for `<checksum of the parts' checksums>-<number of parts>`."""
+    return "" if "-" in checksum else base64.b64decode(checksum).hex()
+
+
+def _transfer() -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(multipart_threshold=_LARGE_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=8)
