@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from flows.cli import data, model, plan, rollout, runs, traffic, webhooks
+from flows.cli import data, ledger, model, plan, rollout, runs, traffic, webhooks
 from flows.cli.console import error_console
 from flows.cli.doctor import doctor
 from flows.cli.gate import gate
@@ -50,6 +50,7 @@ app.command()(gate)
 app.command()(promote)
 app.add_typer(rollout.app, name="rollout", help="Move traffic to a challenger, and back.")
 app.add_typer(traffic.app, name="traffic", help="The log of predictions and feedback.")
+app.add_typer(ledger.app, name="ledger", help="The database that says who is champion.")
 app.command()(serve)
 app.add_typer(webhooks.app, name="webhooks", help="Events from MLflow.")
 app.command()(replay)

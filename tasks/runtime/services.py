@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from tasks.contracts.artifact import ArtifactRef
 from tasks.contracts.model import EpochRecord
@@ -240,15 +240,53 @@ class Tracker(Protocol):
         ...
 
 
-class Locks(Protocol):
-    """Mutual exclusion by name, released by the system when its holder dies."""
+class Lock(Protocol):
+    """A lock that this process took."""
 
-    def hold(self, name: str, *, wait: bool = True) -> AbstractContextManager[None]:
-        """Return a context manager that waits for the lock and releases it at the end.
+    def require(self) -> None:
+        """Make sure that it still is this process's.
 
-        With `wait` False it raises BlockingIOError at its begin where another holds the lock.
+        Raises:
+            LockLostError: another took it over, because its holder could not be reached for too long.
         """
         ...
+
+    def release(self) -> None:
+        """Give it back; a lock that was lost is let go in peace."""
+        ...
+
+
+class Locks(Protocol):
+    """Mutual exclusion by name; a holder that dies, however it dies, is followed by the next within seconds.
+
+    Locks of several hosts can be lost: a host that is cut off cannot keep the others waiting for ever. What is
+    written to the ledger while `hold` lasts, and the record of a stage, are therefore refused once the lock is lost.
+    """
+
+    def acquire(self, name: str, *, timeout_s: float | None = None) -> Lock:
+        """Wait for the lock, for ever or for `timeout_s` (0: not at all), and take it.
+
+        Raises:
+            LockTakenError: another still holds it; the message says who.
+        """
+        ...
+
+    def hold(self, name: str, *, timeout_s: float | None = None) -> AbstractContextManager[None]:
+        """As `acquire`, for the length of a `with` block.
+
+        Raises:
+            LockLostError: at the block's end, where the lock was lost meanwhile.
+        """
+        ...
+
+    def is_taken(self, name: str) -> bool:
+        """Tell whether anybody holds the lock."""
+        ...
+
+
+def stage_lock(stage_key: str) -> str:
+    """Return the name of the lock under which a stage is computed and its record written."""
+    return f"stage/{stage_key}"
 
 
 class Events(Protocol):
@@ -281,6 +319,9 @@ class Services:
     checkpoints: CheckpointStore
     records: RecordStore
     locks: Locks
+    """Among all who share the ledger and the store, on whatever host."""
+    host_locks: Locks
+    """Among the processes of this host, for what each host has of its own: its processors and its checkouts."""
     make_ledger: Callable[[], Ledger]
     make_registry: Callable[[], Registry]
     make_tracker: Callable[[], Tracker]
@@ -315,24 +356,25 @@ def connect(settings: Settings | None = None) -> Services:
 
     settings = settings or current_settings()
     root: Path = settings.store_root
+    shared = _shared(settings, LocalRecords(root))
 
     @cache
     def ledger() -> Ledger:
         from tasks.adapters.ledger import SqlLedger
 
-        return SqlLedger(settings.ledger_address)
+        return SqlLedger(settings.ledger_address, shared.fence)
 
     @cache
     def registry() -> Registry:
         from tasks.adapters.mlflow_registry import MlflowRegistry
 
-        return MlflowRegistry(settings)
+        return MlflowRegistry(settings, shared.locks)
 
     @cache
     def tracker() -> Tracker:
         from tasks.adapters.mlflow_tracking import MlflowTracker
 
-        return MlflowTracker(settings)
+        return MlflowTracker(settings, shared.locks)
 
     @cache
     def events() -> Events:
@@ -345,10 +387,37 @@ def connect(settings: Settings | None = None) -> Services:
         artifacts=LocalArtifacts(root, settings.store_compression),
         documents=LocalDocuments(root),
         checkpoints=LocalCheckpoints(root),
-        records=LocalRecords(root),
-        locks=FileLocks(root / "locks"),
+        records=shared.records,
+        locks=shared.locks,
+        host_locks=FileLocks(settings.home / "locks"),
         make_ledger=ledger,
         make_registry=registry,
         make_tracker=tracker,
         make_events=events,
     )
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What has to be exact among all who share a ledger."""
+
+    locks: Locks
+    records: RecordStore
+    fence: Callable[[Any], None] | None
+    """Called with the connection of every write to the ledger; it raises where the caller's locks were lost."""
+
+
+def _shared(settings: Settings, records: RecordStore) -> _Shared:
+    """Choose by the ledger: where it lies in PostgreSQL several hosts may use it, and the locks lie beside it."""
+    if not settings.ledger_is_shared:
+        from tasks.adapters.locks import FileLocks
+
+        return _Shared(FileLocks(settings.store_root / "locks"), records, None)
+    from tasks.adapters.fenced_records import FencedRecords
+    from tasks.adapters.lease_locks import LEASE_S, LeaseLocks
+    from tasks.adapters.lease_rows import LeaseRows
+    from tasks.adapters.ledger_database import LedgerDatabase
+
+    database = LedgerDatabase(settings.ledger_address)
+    locks = LeaseLocks(LeaseRows(database, LEASE_S))
+    return _Shared(locks, FencedRecords(records, database, locks), locks.pin_held)

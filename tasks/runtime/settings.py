@@ -30,7 +30,11 @@ class Settings(BaseSettings):
     traffic: Path | None = Field(default=None, description="Prediction log. Default: HOME/traffic.")
     reports: Path | None = Field(default=None, description="HTML reports. Default: HOME/reports.")
     baselines: Path = Field(default=Path("baselines"), description="Pinned baselines, meant for version control.")
-    ledger_url: SecretStr | None = Field(default=None, description="SQLAlchemy URL. Default: SQLite in HOME.")
+    ledger_url: SecretStr | None = Field(
+        default=None,
+        description="SQLAlchemy URL of the ledger; in PostgreSQL, several hosts share it and their locks. "
+        "Default: SQLite in HOME.",
+    )
     tracking_url: str | None = Field(default=None, description="MLflow tracking server. Default: SQLite in HOME.")
     mlflow_artifacts: str | None = Field(default=None, description="MLflow artifacts. Default: HOME/mlflow-artifacts.")
     dvc_remote: str | None = Field(
@@ -103,6 +107,11 @@ class Settings(BaseSettings):
         if self.ledger_url is not None:
             return self.ledger_url.get_secret_value()
         return f"sqlite:///{self.home / 'ledger.db'}"
+
+    @property
+    def ledger_is_shared(self) -> bool:
+        """Whether the ledger lies in PostgreSQL, where several hosts may use it, and lock each other out."""
+        return self.ledger_address.startswith("postgres")
 
     @property
     def gateway_environment(self) -> dict[str, str]:

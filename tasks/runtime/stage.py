@@ -14,7 +14,7 @@ from prefect.transactions import get_transaction
 
 from tasks.contracts.errors import InfrastructureError, OutOfMemoryError, TechniqueError
 from tasks.contracts.model import EpochRecord
-from tasks.runtime.caching import Sources, StageCachePolicy, StageRecords
+from tasks.runtime.caching import Sources, StageCachePolicy, StageRecords, require_stage_lock
 from tasks.runtime.isolation import run_isolated
 from tasks.runtime.progress import ProgressArtifact
 
@@ -81,29 +81,46 @@ def run_stage(
     exclusive: bool = False,
     **arguments: Any,
 ) -> R:
-    """Run a stage's work in its own process; it is told the running task's key if it asks for `stage_key`."""
+    """Run a stage's work in its own process; it is told the running task's key if it asks for `stage_key`.
+
+    Raises:
+        LockLostError: another worker took the stage over meanwhile; what was made here does not count.
+    """
     if "stage_key" in inspect.signature(work).parameters:
         arguments["stage_key"] = _current_key()
-    return run_isolated(work, timeout_s=timeout_s, num_threads=num_threads, exclusive=exclusive, **arguments)
+    made = run_isolated(work, timeout_s=timeout_s, num_threads=num_threads, exclusive=exclusive, **arguments)
+    require_stage_lock()
+    return made
 
 
 def run_training_stage(
     work: Callable[..., R], *, timeout_s: float, num_threads: int, planned_epochs: int, label: str, **arguments: Any
 ) -> R:
-    """As `run_stage`, with progress shown, and with smaller and smaller micro-batches when memory runs out."""
+    """As `run_stage`, with progress shown, and with smaller and smaller micro-batches when memory runs out.
+
+    Raises:
+        LockLostError: another worker took the stage over; this is noticed after the epoch, not only at the end.
+    """
     progress = ProgressArtifact(label, planned_epochs)
+
+    def on_progress(record: Any) -> None:
+        require_stage_lock()
+        progress.show(EpochRecord.model_validate(record))
+
     limit: int | None = None
     while True:
         try:
-            return run_isolated(
+            made = run_isolated(
                 work,
                 timeout_s=timeout_s,
                 num_threads=num_threads,
                 stage_key=_current_key(),
                 micro_batch_limit=limit,
-                on_progress=lambda record: progress.show(EpochRecord.model_validate(record)),
+                on_progress=on_progress,
                 **arguments,
             )
+            require_stage_lock()
+            return made
         except OutOfMemoryError as error:
             limit = (limit or _LARGEST_MICRO_BATCH) // 2
             if limit < 1:
