@@ -93,6 +93,7 @@ class World:
             checkpoints=LocalCheckpoints(root),
             records=LocalRecords(root),
             locks=FileLocks(root / "locks"),
+            host_locks=FileLocks(root / "host-locks"),
             make_ledger=lambda: ledger,
             make_registry=lambda: registry,
             make_tracker=lambda: None,
