@@ -79,7 +79,6 @@ class Mortal:
 
 
 SERVER = sys.argv[3] if len(sys.argv) > 3 else None
-lease_locks.LEASE_S = 1.0  # every killed process leaves a lock to wait for
 
 
 def services_of(home):
@@ -308,5 +307,6 @@ if __name__ == "__main__":
     if scenario.startswith("race"):
         outcome = race(where, locked=scenario == "race-locked")
     else:
+        lease_locks.LEASE_S = 1.0  # every killed process leaves a lock to wait for
         outcome = kill_table(where, scenario)
     sys.stdout.write(json.dumps(outcome))
