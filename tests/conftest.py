@@ -54,6 +54,17 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def ledger_url(postgres_server: PostgresServer) -> str:
-    """Return the address of an empty database in PostgreSQL."""
-    return postgres_server.database()
+def ledger_url(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return the address of an empty database in PostgreSQL; connections to it are closed when the test ends."""
+    from tasks.adapters import ledger_database
+
+    make, made = ledger_database._postgres_engine, []
+
+    def make_engine(url):
+        made.append(make(url))
+        return made[-1]
+
+    monkeypatch.setattr(ledger_database, "_postgres_engine", make_engine)
+    yield postgres_server.database()
+    for engine in made:
+        engine.dispose()

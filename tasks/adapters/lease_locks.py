@@ -23,7 +23,7 @@ from tasks.adapters.ledger_database import patiently
 from tasks.adapters.lease_rows import Holder
 from tasks.contracts.errors import InfrastructureError, LockLostError, LockTakenError, ServiceUnavailableError
 
-LEASE_S = 15.0
+LEASE_S = 10.0
 """A dead holder is followed after so long at most, plus one poll."""
 PATIENCE_S = 300.0
 """For so long an outage of the database is waited out where finished work would be lost."""
@@ -31,7 +31,7 @@ _LONGEST_POLL_S = 1.0
 _OUTAGE_OF_A_WAIT_S = 60.0
 _WAITED_LONG_S = 60.0
 
-_held_here: "ContextVar[tuple[Lease, ...]]" = ContextVar("leases held by the running code", default=())
+_held_here: "ContextVar[tuple[Lease, ...]]" = ContextVar("leases that the running code is inside of", default=())
 _logger = logging.getLogger(__name__)
 
 
@@ -75,9 +75,13 @@ class Lease:
         threading.Thread(target=self._keep, name=f"lease on {name}", daemon=True).start()
 
     @property
-    def has_ended(self) -> bool:
-        """Whether it was given back by this process."""
-        return self._ended.is_set()
+    def is_lost(self) -> bool:
+        """See `Lock.is_lost`."""
+        return self._lost
+
+    def guards(self, rows: Leases) -> bool:
+        """Tell whether this is a lease in these rows that was not given back."""
+        return self._rows is rows and not self._ended.is_set()
 
     def require(self) -> None:
         """See `Lock.require`. It waits out an outage of the database; only the database knows."""
@@ -101,15 +105,17 @@ class Lease:
             return not self._lost
 
     def _keep(self) -> None:
-        pause_s = self._length_s / 3
+        usual_s, soon_s = self._length_s / 3, self._length_s / 15
+        pause_s = usual_s
         while not self._ended.wait(pause_s):
             try:
                 kept = self._rows.renew(self.name, self.token)
             except InfrastructureError as error:
-                _logger.warning("the lock %r cannot be renewed now, trying on: %s", self.name, error)
-                pause_s = self._length_s / 15  # soon: another may take the lock over when the lease is over
+                if pause_s != soon_s:
+                    _logger.warning("the lock %r cannot be renewed now, trying on: %s", self.name, error)
+                pause_s = soon_s  # another may take the lock over as soon as the lease is over
                 continue
-            pause_s = self._length_s / 3
+            pause_s = usual_s
             if not kept and not self._ended.is_set():
                 self._lost = True
                 _logger.warning("%s", _lost(self.name, self._length_s))
@@ -130,6 +136,11 @@ class LeaseLocks:
         self._length_s = length_s
         self._held: dict[str, Lease] = {}
         self._guard = threading.Lock()
+
+    @property
+    def dead_after_s(self) -> float:
+        """See `Locks.dead_after_s`."""
+        return self._length_s + 2 * _LONGEST_POLL_S
 
     def acquire(self, name: str, *, timeout_s: float | None = None) -> Lease:
         """See `Locks.acquire`."""
@@ -183,7 +194,7 @@ class LeaseLocks:
             LockLostError: one was taken over.
         """
         for lease in _held_here.get():
-            if not lease.has_ended:
+            if lease.guards(self._rows):
                 self.pin(connection, lease.name, lease.token)
 
     def token(self, name: str) -> str:
@@ -259,7 +270,7 @@ class _Waiting:
     def _holder(self) -> str:
         with _only_logging(self._name):
             holder = self._rows.holder(self._name)
-            return "nobody by now" if holder is None else f"{holder.process} since {holder.held_s} s"
+            return "nobody by now" if holder is None else f"{holder.process} for {holder.held_s} s"
         return "an unknown process"
 
 

@@ -31,7 +31,7 @@ _POSTGRES_DEFAULTS: dict[str, Any] = {
     "target_session_attrs": "read-write",
 }
 """What libpq is told unless the URL says otherwise."""
-_IDLE_LIMIT_S = 15
+_IDLE_LIMIT_S = 10
 """A process that freezes within a transaction keeps its rows locked for so long; then the server ends it."""
 _OVERTAKEN_STATES = {"23505", "40001", "40P01"}
 """Unique key taken, serialisation failure, deadlock: another writer was first, and looking again helps."""

@@ -19,6 +19,11 @@ class FileLock:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
+    @property
+    def is_lost(self) -> bool:
+        """See `Lock.is_lost`."""
+        return False
+
     def require(self) -> None:
         """See `Lock.require`."""
 
@@ -32,6 +37,11 @@ class FileLocks:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    @property
+    def dead_after_s(self) -> float:
+        """See `Locks.dead_after_s`."""
+        return 0.0
 
     def hold(self, name: str, *, timeout_s: float | None = None) -> AbstractContextManager[None]:
         """See `Locks.hold`."""

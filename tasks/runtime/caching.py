@@ -216,15 +216,20 @@ class StageLocks:
             del self._held[key]
         lock.release()
 
-    def require(self, key: str) -> None:
+    def require(self, key: str, *, ask: bool) -> None:
         """Make sure that this process still holds the lock.
+
+        Args:
+            key: of the stage.
+            ask: Ask who holds it, instead of going by what is known here.
 
         Raises:
             LockLostError: another took it over.
         """
         with self._guard:
             _, lock = self._held[key]
-        lock.require()
+        if ask or lock.is_lost:
+            lock.require()
 
     def is_locked(self, key: str) -> bool:
         """Tell whether anybody holds the lock."""
@@ -250,8 +255,11 @@ class StageLocks:
         return await asyncio.to_thread(self.wait_for_lock, key, timeout)
 
 
-def require_stage_lock() -> None:
+def require_stage_lock(*, ask: bool = True) -> None:
     """Make sure that the running stage still holds its lock; a call without a cache has none to lose.
+
+    Args:
+        ask: Ask who holds it, which waits out an outage, instead of going by what is known here.
 
     Raises:
         LockLostError: another worker took the stage over. Trying again finds what it made.
@@ -261,4 +269,4 @@ def require_stage_lock() -> None:
         return
     locks = transaction.store.lock_manager
     if isinstance(locks, StageLocks):
-        locks.require(transaction.key)
+        locks.require(transaction.key, ask=ask)

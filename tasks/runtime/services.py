@@ -243,6 +243,11 @@ class Tracker(Protocol):
 class Lock(Protocol):
     """A lock that this process took."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether this process knows by now that another took it over."""
+        ...
+
     def require(self) -> None:
         """Make sure that it still is this process's.
 
@@ -262,6 +267,11 @@ class Locks(Protocol):
     Locks of several hosts can be lost: a host that is cut off cannot keep the others waiting for ever. What is
     written to the ledger while `hold` lasts, and the record of a stage, are therefore refused once the lock is lost.
     """
+
+    @property
+    def dead_after_s(self) -> float:
+        """For how long a lock stays taken whose holder died; waiting so long tells a dead holder from a living one."""
+        ...
 
     def acquire(self, name: str, *, timeout_s: float | None = None) -> Lock:
         """Wait for the lock, for ever or for `timeout_s` (0: not at all), and take it.

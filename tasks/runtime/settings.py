@@ -135,7 +135,7 @@ class Settings(BaseSettings):
 
 def environment_of_services() -> dict[str, str]:
     """Return this process's environment for services that it starts, without the secrets that they have no use for."""
-    own = {"STILLHOUSE_SIGNING_KEY", "STILLHOUSE_WEBHOOK_SECRET"}
+    own = {"STILLHOUSE_SIGNING_KEY", "STILLHOUSE_WEBHOOK_SECRET", "STILLHOUSE_LEDGER_URL"}
     return {name: value for name, value in os.environ.items() if name not in own}
 
 

@@ -104,7 +104,7 @@ def run_training_stage(
     progress = ProgressArtifact(label, planned_epochs)
 
     def on_progress(record: Any) -> None:
-        require_stage_lock()
+        require_stage_lock(ask=False)
         progress.show(EpochRecord.model_validate(record))
 
     limit: int | None = None

@@ -30,7 +30,8 @@ def single_flight(services: Services, model_name: Slug) -> Iterator[None]:
     """
     with ExitStack() as held:
         try:
-            held.enter_context(services.locks.hold(f"retrain/{model_name}", timeout_s=0))
+            locks = services.locks
+            held.enter_context(locks.hold(f"retrain/{model_name}", timeout_s=locks.dead_after_s))
         except LockTakenError as error:
             raise RetrainingRefusedError(
                 f"a retraining of {model_name} is running; this one is not needed, or try again when that has ended"

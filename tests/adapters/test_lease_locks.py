@@ -87,7 +87,7 @@ def theirs(rows):
 def test_acquire_says_who_holds_the_lock_when_it_is_not_to_wait(ours, theirs):
     lock = ours.acquire("a")
 
-    with pytest.raises(LockTakenError, match=r"'a' is held by .+:\d+ since 7 s"):
+    with pytest.raises(LockTakenError, match=r"'a' is held by .+:\d+ for 7 s"):
         theirs.acquire("a", timeout_s=0)
     assert theirs.is_taken("a")
 
