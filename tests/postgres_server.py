@@ -65,7 +65,8 @@ class PostgresServer:
             )  # fmt: skip
         deadline = time.monotonic() + _READY_WITHIN_S
         while subprocess.run([self._programs / "pg_isready", "-q", "-h", self.folder], check=False).returncode:
-            assert self._process.poll() is None and time.monotonic() < deadline, (self.folder / "log").read_text()
+            assert self._process.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()
             time.sleep(0.05)
 
     def crash(self) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 
 from tasks.adapters.ledger_database import patiently
 from tasks.adapters.lease_rows import Holder
-from tasks.contracts.errors import InfrastructureError, LockLostError, LockTakenError, ServiceUnavailableError
+from tasks.contracts.errors import LockLostError, LockTakenError, ServiceUnavailableError, StillhouseError
 
 LEASE_S = 10.0
 """A dead holder is followed after so long at most, plus one poll."""
@@ -100,7 +100,7 @@ class Lease:
         self._on_end(self)
         try:
             return self._rows.give_back(self.name, self.token)
-        except InfrastructureError as error:
+        except StillhouseError as error:
             _logger.warning("the lock %r frees itself within %g s: %s", self.name, self._length_s, error)
             return not self._lost
 
@@ -110,7 +110,7 @@ class Lease:
         while not self._ended.wait(pause_s):
             try:
                 kept = self._rows.renew(self.name, self.token)
-            except InfrastructureError as error:
+            except StillhouseError as error:
                 if pause_s != soon_s:
                     _logger.warning("the lock %r cannot be renewed now, trying on: %s", self.name, error)
                 pause_s = soon_s  # another may take the lock over as soon as the lease is over
@@ -287,5 +287,5 @@ def _only_logging(name: str) -> Iterator[None]:
     """Log that the database is away; for what is not worth a failure."""
     try:
         yield
-    except InfrastructureError as error:
+    except StillhouseError as error:
         _logger.warning("of the lock %r: %s", name, error)

@@ -35,6 +35,8 @@ _IDLE_LIMIT_S = 10
 """A process that freezes within a transaction keeps its rows locked for so long; then the server ends it."""
 _OVERTAKEN_STATES = {"23505", "40001", "40P01"}
 """Unique key taken, serialisation failure, deadlock: another writer was first, and looking again helps."""
+_REFUSED_CLASSES = {"28", "3D", "42"}
+"""Wrong user or password, no such database, no right to do this: waiting does not help."""
 
 
 class Overtaken(Exception):  # noqa: N818 - a signal between the adapters of this database
@@ -88,9 +90,14 @@ class LedgerDatabase:
         try:
             yield
         except DBAPIError as error:
-            cause = str(error.orig).strip()
-            if getattr(error.orig, "sqlstate", None) in _OVERTAKEN_STATES or _is_unique_key_of_sqlite(error):
+            cause, state = str(error.orig).strip(), getattr(error.orig, "sqlstate", None) or ""
+            if state in _OVERTAKEN_STATES or _is_unique_key_of_sqlite(error):
                 raise Overtaken(cause) from error
+            if state[:2] in _REFUSED_CLASSES:
+                raise UserError(
+                    f"cannot {doing} {remedy}, which refuses: {cause}. Check user, password, database and rights; "
+                    "docs/operations.md lists the rights."
+                ) from error
             if "full" in cause or "No space" in cause:
                 raise InfrastructureError(f"cannot {doing} {remedy}: {cause}. Free space on its disk.") from error
             raise ServiceUnavailableError(
