@@ -80,6 +80,8 @@ class PostgresServer:
 
     def database(self) -> str:
         """Create an empty database and return its SQLAlchemy URL."""
+        if self._process is None:  # a test that ended it failed before it started it again
+            self.start()
         name = f"test{next(self._numbers)}"
         self.execute("postgres", f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://{USER}@/{name}?host={self.folder}"

@@ -23,7 +23,7 @@ def copy_ledger(source_url: str, target_url: str) -> dict[str, int]:
         with source.reading() as reading, target.writing() as writing:
             return {table.name: _copy(table, reading, writing, target.address) for table in METADATA.sorted_tables}
     except Overtaken as error:
-        raise UserError(f"another program writes to the ledger {target.address}: {error}; nothing was copied") from error
+        raise UserError(f"another program writes to {target.address}: {error}; nothing was copied") from error
 
 
 def _copy(table: Table, reading: Connection, writing: Connection, target: str) -> int:

@@ -193,7 +193,8 @@ def test_append_names_address_and_setting_when_another_program_holds_the_databas
 
 def test_append_says_to_free_space_when_the_disk_is_full(tmp_path):
     ledger = SqlLedger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    event.listen(ledger._database.engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count=1"))
+    engine = ledger._database.engine
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count=1"))
 
     with pytest.raises(InfrastructureError, match=r"full.*Free space"):
         ledger.append_tick("digits", "r", 0, b"x" * 100_000)

@@ -84,7 +84,8 @@ SERVER = sys.argv[3] if len(sys.argv) > 3 else None
 def services_of(home):
     if SERVER is None:
         return connect(Settings(home=home))
-    return connect(Settings(home=home, ledger_url=f"postgresql+psycopg://stillhouse@/{database_of(home)}?host={SERVER}"))
+    address = f"postgresql+psycopg://stillhouse@/{database_of(home)}?host={SERVER}"
+    return connect(Settings(home=home, ledger_url=address))
 
 
 def database_of(home):

@@ -59,7 +59,9 @@ def run(scenario, folder, *server):
 
 
 @pytest.mark.parametrize("operation", list(ENDS))
-def test_operation_ends_the_same_when_killed_around_any_durable_call_and_repeated_or_reconciled(tmp_path, server, operation):
+def test_operation_ends_the_same_when_killed_around_any_durable_call_and_repeated_or_reconciled(
+    tmp_path, server, operation
+):
     table = run(operation, tmp_path, *server)
 
     assert table["calls"] == CALLS[operation]
