@@ -55,6 +55,8 @@ def do(command, lock, ledger, records):
             lock.require()
         elif command == "append":
             ledger.append(entry("b", "a" * 64))
+        elif command == "tick":
+            ledger.append_tick("digits", "r1", 0, b"{}")
         elif command == "record":
             records.write(STAGE, b"ours")
         elif command == "release":

@@ -190,7 +190,7 @@ def test_a_host_whose_clock_is_five_minutes_wrong_neither_keeps_nor_loses_a_lock
 
 @pytest.mark.slow
 @pytest.mark.parametrize("still_held", [True, False])
-def test_a_frozen_holder_that_wakes_up_promotes_nothing(start, ledger_url, locks, still_held):
+def test_a_frozen_holder_that_wakes_up_writes_nothing_to_the_ledger(start, ledger_url, locks, still_held):
     ledger = SqlLedger(ledger_url, locks.pin_held)
     ledger.append(entry("a"))
     holder = start(PROMOTION)
@@ -202,8 +202,10 @@ def test_a_frozen_holder_that_wakes_up_promotes_nothing(start, ledger_url, locks
     holder.signal(signal.SIGCONT)
 
     assert holder.tell("append") == "LockLostError"
+    assert holder.tell("tick") == "LockLostError"
     assert holder.end() == "LockLostError"
     assert [row.candidate[0] for row in ledger.history("digits")] == ["a"]
+    assert ledger.latest_tick("digits") is None
     if still_held:
         lock.release()
 
