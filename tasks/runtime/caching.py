@@ -134,7 +134,7 @@ class StageRecords(WritableFileSystem):
             ArtifactMissingError: there is none, or an artifact that it names is not there and whole.
         """
         services = connect()
-        content = services.records.read(path)
+        content = services.records.read(services.commits.place(path))
         if content is None:
             raise ArtifactMissingError(f"no record of stage {path}")
         for digest in _referenced_artifacts(json.loads(json.loads(content)["result"])):
@@ -145,8 +145,15 @@ class StageRecords(WritableFileSystem):
         return content
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
-        """Store a record, atomically."""
-        connect().records.write(path, content)
+        """Store a record, atomically, and make it the stage's.
+
+        Raises:
+            LockLostError: another worker took the stage over; the record is not the stage's.
+        """
+        services = connect()
+        place = services.commits.new_place(path)
+        services.records.write(place, content)
+        services.commits.commit(path, place)
 
     async def aread_path(self, path: str) -> bytes:
         """As `read_path`."""

@@ -5,7 +5,7 @@ Algorithms take what they need from here as arguments; only `connect` knows whic
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -98,6 +98,45 @@ class RecordStore(Protocol):
     def write(self, key: str, data: bytes) -> None:
         """Replace the record, atomically."""
         ...
+
+
+class StageCommits(Protocol):
+    """Which record of the record store is a stage's; beside it there may be those of workers that lost the stage."""
+
+    def place(self, stage_key: str) -> str:
+        """Return the key of the stage's record; nothing may lie there."""
+        ...
+
+    def new_place(self, stage_key: str) -> str:
+        """Return the key under which this worker is to write the stage's record.
+
+        Raises:
+            LockLostError: this process does not hold the stage's lock.
+        """
+        ...
+
+    def commit(self, stage_key: str, place: str) -> None:
+        """Make the record at `place`, which is written, the stage's.
+
+        Raises:
+            LockLostError: another holds the stage's lock by now; the record is not the stage's.
+        """
+        ...
+
+
+class OneRecord:
+    """The only record of a stage is its own: its lock cannot be lost while its worker lives."""
+
+    def place(self, stage_key: str) -> str:
+        """See `StageCommits.place`."""
+        return stage_key
+
+    def new_place(self, stage_key: str) -> str:
+        """See `StageCommits.new_place`."""
+        return stage_key
+
+    def commit(self, stage_key: str, place: str) -> None:
+        """See `StageCommits.commit`."""
 
 
 class Ledger(Protocol):
@@ -336,6 +375,8 @@ class Services:
     make_registry: Callable[[], Registry]
     make_tracker: Callable[[], Tracker]
     make_events: Callable[[], Events] = NoEvents
+    commits: StageCommits = field(default_factory=OneRecord)
+    """Of stages, under the locks."""
 
     @property
     def ledger(self) -> Ledger:
@@ -366,7 +407,7 @@ def connect(settings: Settings | None = None) -> Services:
 
     settings = settings or current_settings()
     root: Path = settings.store_root
-    shared = _shared(settings, LocalRecords(root))
+    shared = _shared(settings)
 
     @cache
     def ledger() -> Ledger:
@@ -397,13 +438,14 @@ def connect(settings: Settings | None = None) -> Services:
         artifacts=LocalArtifacts(root, settings.store_compression),
         documents=LocalDocuments(root),
         checkpoints=LocalCheckpoints(root),
-        records=shared.records,
+        records=LocalRecords(root),
         locks=shared.locks,
         host_locks=FileLocks(settings.home / "locks"),
         make_ledger=ledger,
         make_registry=registry,
         make_tracker=tracker,
         make_events=events,
+        commits=shared.commits,
     )
 
 
@@ -412,22 +454,22 @@ class _Shared:
     """What has to be exact among all who share a ledger."""
 
     locks: Locks
-    records: RecordStore
+    commits: StageCommits
     fence: Callable[[Any], None] | None
     """Called with the connection of every write to the ledger; it raises where the caller's locks were lost."""
 
 
-def _shared(settings: Settings, records: RecordStore) -> _Shared:
+def _shared(settings: Settings) -> _Shared:
     """Choose by the ledger: where it lies in PostgreSQL several hosts may use it, and the locks lie beside it."""
     if not settings.ledger_is_shared:
         from tasks.adapters.locks import FileLocks
 
-        return _Shared(FileLocks(settings.store_root / "locks"), records, None)
-    from tasks.adapters.fenced_records import FencedRecords
+        return _Shared(FileLocks(settings.store_root / "locks"), OneRecord(), None)
     from tasks.adapters.lease_locks import LEASE_S, LeaseLocks
     from tasks.adapters.lease_rows import LeaseRows
     from tasks.adapters.ledger_database import LedgerDatabase
+    from tasks.adapters.stage_commits import LeasedCommits
 
     database = LedgerDatabase(settings.ledger_address)
     locks = LeaseLocks(LeaseRows(database, LEASE_S))
-    return _Shared(locks, FencedRecords(records, database, locks), locks.pin_held)
+    return _Shared(locks, LeasedCommits(database, locks), locks.pin_held)

@@ -1,20 +1,18 @@
 """A process that holds a lock in PostgreSQL and does under it what its standard input says; run as a program.
 
-Arguments: the ledger's URL, the folder of its store, the name of the lock, the length of its lease in seconds, and
+Arguments: the ledger's URL, the name of the lock, the length of its lease in seconds, and
 by how many seconds the clock of this "host" is wrong.
 """
 
 import datetime
 import sys
 import time
-from pathlib import Path
 
-from tasks.adapters.fenced_records import FencedRecords
 from tasks.adapters.lease_locks import LeaseLocks
 from tasks.adapters.lease_rows import LeaseRows
 from tasks.adapters.ledger import SqlLedger
 from tasks.adapters.ledger_database import LedgerDatabase
-from tasks.adapters.local_store import LocalRecords
+from tasks.adapters.stage_commits import LeasedCommits
 from tasks.contracts.errors import StillhouseError
 from tasks.contracts.verdict import LedgerEntry
 
@@ -25,8 +23,15 @@ def locks_on(url, length_s):
     return LeaseLocks(LeaseRows(LedgerDatabase(url), length_s), length_s)
 
 
-def records_on(url, folder, locks):
-    return FencedRecords(LocalRecords(Path(folder)), LedgerDatabase(url), locks)
+def commits_on(url, locks):
+    return LeasedCommits(LedgerDatabase(url), locks)
+
+
+def commit(commits):
+    """Commit the stage as this process, and return the place of its record."""
+    place = commits.new_place(STAGE)
+    commits.commit(STAGE, place)
+    return place
 
 
 def entry(letter, expected=None):
@@ -49,7 +54,7 @@ def set_clock_wrong(skew_s):
     datetime.datetime = Wrong
 
 
-def do(command, lock, ledger, records):
+def do(command, lock, ledger, commits):
     try:
         if command == "require":
             lock.require()
@@ -57,8 +62,8 @@ def do(command, lock, ledger, records):
             ledger.append(entry("b", "a" * 64))
         elif command == "tick":
             ledger.append_tick("digits", "r1", 0, b"{}")
-        elif command == "record":
-            records.write(STAGE, b"ours")
+        elif command == "commit":
+            commit(commits)
         elif command == "release":
             lock.release()
     except StillhouseError as error:
@@ -67,25 +72,25 @@ def do(command, lock, ledger, records):
 
 
 def main():
-    url, folder, name, length_s, skew_s = sys.argv[1:]
+    url, name, length_s, skew_s = sys.argv[1:]
     set_clock_wrong(float(skew_s))
     locks = locks_on(url, float(length_s))
-    ledger, records = SqlLedger(url, locks.pin_held), records_on(url, folder, locks)
+    ledger, commits = SqlLedger(url, locks.pin_held), commits_on(url, locks)
     if name.startswith("stage/"):
         lock = locks.acquire(name)
-        serve(lock, ledger, records)
+        serve(lock, ledger, commits)
     else:
         try:
             with locks.hold(name):
-                serve(locks._held[name], ledger, records)
+                serve(locks._held[name], ledger, commits)
         except StillhouseError as error:
             say(type(error).__name__)
 
 
-def serve(lock, ledger, records):
+def serve(lock, ledger, commits):
     say("held")
     for line in sys.stdin:
-        say(do(line.strip(), lock, ledger, records))
+        say(do(line.strip(), lock, ledger, commits))
 
 
 def say(what):

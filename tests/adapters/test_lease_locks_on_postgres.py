@@ -12,10 +12,9 @@ import pytest
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from lease_holder import STAGE, entry, locks_on, records_on  # noqa: E402 - a module beside this one
+from lease_holder import STAGE, commit, commits_on, entry, locks_on  # noqa: E402 - a module beside this one
 
 from tasks.adapters.ledger import SqlLedger  # noqa: E402
-from tasks.adapters.local_store import LocalRecords  # noqa: E402
 from tasks.contracts.errors import LockLostError, LockTakenError, ServiceUnavailableError  # noqa: E402
 from tasks.runtime.services import connect, stage_lock  # noqa: E402
 from tasks.runtime.settings import Settings  # noqa: E402
@@ -28,8 +27,8 @@ PROMOTION = "promotion/digits"
 class Holder:
     """The program `lease_holder.py`, told what to do."""
 
-    def __init__(self, url, folder, name, skew_s=0.0):
-        command = [sys.executable, HERE / "lease_holder.py", url, folder, name, str(LENGTH_S), str(skew_s)]
+    def __init__(self, url, name, skew_s=0.0):
+        command = [sys.executable, HERE / "lease_holder.py", url, name, str(LENGTH_S), str(skew_s)]
         environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -54,11 +53,11 @@ class Holder:
 
 
 @pytest.fixture
-def start(ledger_url, tmp_path):
+def start(ledger_url):
     started = []
 
     def start_holder(name, skew_s=0.0):
-        started.append(Holder(ledger_url, tmp_path, name, skew_s))
+        started.append(Holder(ledger_url, name, skew_s))
         return started[-1]
 
     yield start_holder
@@ -123,38 +122,33 @@ def test_a_renewal_counts_from_the_databases_clock(ledger_url, postgres_server, 
     assert LENGTH_S - 2 < left_s <= LENGTH_S
 
 
-def test_a_record_is_the_stages_only_by_who_holds_its_lock(ledger_url, postgres_server, tmp_path, locks):
+def test_a_record_is_the_stages_only_by_who_holds_its_lock(ledger_url, postgres_server, locks):
     others = locks_on(ledger_url, LENGTH_S)
-    ours, theirs = records_on(ledger_url, tmp_path, locks), records_on(ledger_url, tmp_path, others)
+    ours, theirs = commits_on(ledger_url, locks), commits_on(ledger_url, others)
     lost = locks.acquire(stage_lock(STAGE))
+    assert ours.place(STAGE) == STAGE, "records of the time before the store was shared count"
     postgres_server.query(ledger_url, "UPDATE leases SET token = 'nobody'")
 
     with pytest.raises(LockLostError):
-        ours.write(STAGE, b"of the one that lost it")
-    assert theirs.read(STAGE) is None
+        commit(ours)
+    assert theirs.place(STAGE) == STAGE
 
     postgres_server.query(ledger_url, "DELETE FROM leases")
     lock = others.acquire(stage_lock(STAGE), timeout_s=0)
-    theirs.write(STAGE, b"of the one that holds it")
+    place = commit(theirs)
     with pytest.raises(LockLostError):
-        ours.write(STAGE, b"of the one that lost it")
-    assert ours.read(STAGE) == b"of the one that holds it"
+        commit(ours)
+    assert ours.place(STAGE) == place == f"{STAGE}/{lock.token}"
     lock.release()
     lost.release()
 
 
-def test_records_of_the_time_before_the_store_was_shared_count(ledger_url, tmp_path, locks):
-    LocalRecords(tmp_path).write(STAGE, b"old")
-
-    assert records_on(ledger_url, tmp_path, locks).read(STAGE) == b"old"
-
-
-def test_locks_and_records_follow_the_ledger_to_postgresql_and_stay_files_without_it(ledger_url, tmp_path):
+def test_locks_and_commits_follow_the_ledger_to_postgresql_and_stay_files_without_it(ledger_url, tmp_path):
     shared = connect(Settings(home=tmp_path / "one", ledger_url=ledger_url))
     local = connect(Settings(home=tmp_path / "two"))
 
-    assert [type(one).__name__ for one in (shared.locks, shared.records)] == ["LeaseLocks", "FencedRecords"]
-    assert [type(one).__name__ for one in (local.locks, local.records)] == ["FileLocks", "LocalRecords"]
+    assert [type(one).__name__ for one in (shared.locks, shared.commits)] == ["LeaseLocks", "LeasedCommits"]
+    assert [type(one).__name__ for one in (local.locks, local.commits)] == ["FileLocks", "OneRecord"]
     assert type(shared.host_locks) is type(local.host_locks) is type(local.locks)
     with shared.locks.hold(PROMOTION):
         assert shared.ledger.append(entry("a")).sequence == 1
@@ -212,19 +206,19 @@ def test_a_frozen_holder_that_wakes_up_writes_nothing_to_the_ledger(start, ledge
 
 @pytest.mark.slow
 @pytest.mark.parametrize("still_held", [True, False])
-def test_a_frozen_holder_that_wakes_up_commits_no_record(start, ledger_url, tmp_path, locks, still_held):
+def test_a_frozen_holder_that_wakes_up_commits_no_record(start, ledger_url, locks, still_held):
     holder = start(stage_lock(STAGE))
     holder.signal(signal.SIGSTOP)
     lock = locks.acquire(stage_lock(STAGE), timeout_s=60)
-    records_on(ledger_url, tmp_path, locks).write(STAGE, b"theirs")
+    place = commit(commits_on(ledger_url, locks))
     if not still_held:
         lock.release()
 
     holder.signal(signal.SIGCONT)
 
-    assert holder.tell("record") == "LockLostError"
+    assert holder.tell("commit") == "LockLostError"
     assert holder.tell("release") == "done"
-    assert records_on(ledger_url, tmp_path, locks).read(STAGE) == b"theirs"
+    assert commits_on(ledger_url, locks).place(STAGE) == place
     if still_held:
         lock.release()
 
@@ -242,7 +236,7 @@ def test_a_holder_keeps_its_lock_when_the_server_is_away_for_longer_than_its_lea
     postgres_server.start()
 
     assert not got.wait(2 * LENGTH_S), "the holder lives, and had one length to renew"
-    assert holder.tell("record") == "done"
+    assert holder.tell("commit") == "done"
     assert holder.tell("release") == "done"
     assert got.wait(30)
     waiter.join()

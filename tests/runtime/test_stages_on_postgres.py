@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters.fenced_records import FencedRecords
 from tasks.adapters.lease_locks import LeaseLocks
 from tasks.adapters.lease_rows import LeaseRows
 from tasks.adapters.ledger_database import LedgerDatabase
 from tasks.adapters.local_store import LocalRecords
+from tasks.adapters.stage_commits import LeasedCommits
 from tasks.contracts.errors import LockLostError
 from tasks.runtime.caching import require_stage_lock
 from tasks.runtime.services import connect, stage_lock
@@ -129,7 +129,10 @@ def test_a_task_that_lost_its_lock_is_tried_again_and_takes_what_the_other_made(
         theirs = LeaseLocks(LeaseRows(database, 15.0))
         lock = theirs.acquire(stage_lock(transaction.key), timeout_s=0)
         record = transaction.store.create_result_record(key=transaction.key, obj="theirs").serialize()
-        FencedRecords(LocalRecords(settings.store_root), database, theirs).write(transaction.key, record)
+        commits = LeasedCommits(database, theirs)
+        place = commits.new_place(transaction.key)
+        LocalRecords(settings.store_root).write(place, record)
+        commits.commit(transaction.key, place)
         lock.release()
 
     @stage_task(sources=lambda inputs: [])
