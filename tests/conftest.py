@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
-from postgres_server import PostgresServer, why_missing  # noqa: E402 - a module beside this one
+from postgres_server import PostgresServer, why_missing
 
 # a loaded machine is no failure, and the same examples are tried every time
 settings.register_profile("steady", deadline=None, derandomize=True)

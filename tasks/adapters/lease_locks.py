@@ -19,8 +19,8 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-from tasks.adapters.ledger_database import patiently
 from tasks.adapters.lease_rows import Holder
+from tasks.adapters.ledger_database import patiently
 from tasks.contracts.errors import LockLostError, LockTakenError, ServiceUnavailableError, StillhouseError
 
 LEASE_S = 10.0
@@ -62,9 +62,7 @@ class Leases(Protocol):
 class Lease:
     """See `tasks.runtime.services.Lock`. A thread renews it at a third of its length until it is given back."""
 
-    def __init__(
-        self, rows: Leases, name: str, token: str, length_s: float, on_end: "Callable[[Lease], None]"
-    ) -> None:
+    def __init__(self, rows: Leases, name: str, token: str, length_s: float, on_end: "Callable[[Lease], None]") -> None:
         self.name = name
         self.token = token
         self._rows = rows

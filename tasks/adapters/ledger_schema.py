@@ -109,7 +109,7 @@ def _require_known(database: LedgerDatabase, found: str | None) -> None:
     if found is not None and found not in VERSIONS:
         raise LedgerSchemaError(
             f"the ledger {database.address} has tables of version {found}; this program knows versions up to "
-            f"{VERSIONS[-1]}. Update Stillhouse here, or set STILLHOUSE_LEDGER_URL to another ledger."
+            f"{VERSIONS[-1]}. Install a newer Stillhouse here, or set STILLHOUSE_LEDGER_URL to another ledger."
         )
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from onnx_models import linear_model  # noqa: E402 - a module beside this one
+from onnx_models import linear_model
 
-from tasks.contracts.value import sha256_hex  # noqa: E402
-from tasks.runtime.services import connect  # noqa: E402
-from tasks.runtime.settings import Settings  # noqa: E402
+from tasks.contracts.value import sha256_hex
+from tasks.runtime.services import connect
+from tasks.runtime.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +27,7 @@ def test_mlflow_registers_a_model_in_postgresql_under_locks_of_the_ledger(ledger
     np.savez(example, x=np.ones((2, 4), np.float32))
     parent = services.tracker.parent_run("digits", "flow", "run", {})
 
-    made = services.registry.register(
-        "digits", sha256_hex(model), model, example.getvalue(), {}, {}, parent
-    )
+    made = services.registry.register("digits", sha256_hex(model), model, example.getvalue(), {}, {}, parent)
     services.registry.set_alias("digits", "champion", made.version)
 
     assert services.registry.version_of("digits", "champion").version == 1

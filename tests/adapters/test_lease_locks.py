@@ -84,6 +84,11 @@ def theirs(rows):
     return locks_on(rows)
 
 
+def overtake(rows, theirs, name):
+    rows.now += LENGTH_S + 1
+    return theirs.acquire(name, timeout_s=0)
+
+
 def test_acquire_says_who_holds_the_lock_when_it_is_not_to_wait(ours, theirs):
     lock = ours.acquire("a")
 
@@ -130,8 +135,7 @@ def test_a_lease_is_renewed_by_its_holder_as_long_as_it_is_held():
 
 def test_a_lease_that_is_over_is_taken_over_and_its_holder_told(rows, ours, theirs, caplog):
     lock = ours.acquire("a")
-    rows.now += LENGTH_S + 1
-    other = theirs.acquire("a", timeout_s=0)
+    other = overtake(rows, theirs, "a")
 
     with pytest.raises(LockLostError, match=r"'a' was taken over"):
         lock.require()
@@ -182,28 +186,37 @@ def test_the_keeper_notices_a_loss_by_itself(caplog):
 
 
 def test_hold_fails_at_its_end_when_the_lock_was_lost_meanwhile(rows, ours, theirs):
-    with pytest.raises(LockLostError), ours.hold("a"):
-        rows.now += LENGTH_S + 1
-        theirs.acquire("a", timeout_s=0)
+    def work():
+        with ours.hold("a"):
+            overtake(rows, theirs, "a")
+
+    with pytest.raises(LockLostError):
+        work()
 
     assert rows.rows["a"], "the other's lease was not touched"
 
 
 def test_hold_lets_the_blocks_own_error_through_when_the_lock_was_lost_too(rows, ours, theirs):
-    with pytest.raises(ZeroDivisionError), ours.hold("a"):
-        rows.now += LENGTH_S + 1
-        theirs.acquire("a", timeout_s=0)
-        raise ZeroDivisionError
+    def work():
+        with ours.hold("a"):
+            overtake(rows, theirs, "a")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
 
 
 def test_writes_are_refused_inside_of_a_lost_lock_and_nowhere_else(rows, ours, theirs):
-    ours.pin_held(None)
-    with pytest.raises(LockLostError), ours.hold("outer"), ours.hold("inner"):
-        ours.pin_held(None)
-        rows.now += LENGTH_S + 1
-        theirs.acquire("outer", timeout_s=0)
-        with pytest.raises(LockLostError, match="'outer'"):
+    def work():
+        with ours.hold("outer"), ours.hold("inner"):
             ours.pin_held(None)
+            overtake(rows, theirs, "outer")
+            with pytest.raises(LockLostError, match="'outer'"):
+                ours.pin_held(None)
+
+    ours.pin_held(None)
+    with pytest.raises(LockLostError):
+        work()
     ours.pin_held(None)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -264,10 +265,20 @@ def test_a_process_that_freezes_within_a_transaction_does_not_keep_the_others_fo
 ):
     monkeypatch.setattr("tasks.adapters.ledger_database._IDLE_LIMIT_S", 1)
     ledger = SqlLedger(ledger_url, locks.pin_held)
-    begun = time.monotonic()
-    with pytest.raises(ServiceUnavailableError), ledger._database.writing() as connection:
-        ledger._fence(connection)
-        time.sleep(2.5)  # frozen, with its rows locked
-        connection.exec_driver_sql("SELECT 1")
-    assert time.monotonic() - begun < 30
-    assert ledger.append(entry("a")).sequence == 1
+    ledger.append(entry("a"))
+
+    def freeze():
+        with locks.hold(PROMOTION), ledger._database.writing() as connection:
+            ledger._fence(connection)
+            frozen.set()
+            woken.wait(60)
+            connection.exec_driver_sql("SELECT 1")
+
+    frozen, woken = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(freeze)
+        frozen.wait(60)
+        postgres_server.query(ledger_url, "DELETE FROM leases")  # waits for the frozen transaction, as a take-over does
+        woken.set()
+        with pytest.raises(ServiceUnavailableError, match="idle-in-transaction"):
+            outcome.result()

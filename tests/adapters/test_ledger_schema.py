@@ -102,7 +102,7 @@ def test_a_newer_ledger_is_refused_with_what_to_do(address):
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
 
     for use in (open_ledger, migrate):
-        with pytest.raises(LedgerSchemaError, match=r"9999.*Update Stillhouse"):
+        with pytest.raises(LedgerSchemaError, match=r"9999.*newer Stillhouse"):
             use(LedgerDatabase(address))
 
 

@@ -66,7 +66,7 @@ def test_acquire_waits_as_long_as_it_was_told_when_another_holds_the_lock(tmp_pa
     locks = FileLocks(tmp_path)
     held = locks.acquire("a")
     begun = time.monotonic()
-    with pytest.raises(LockTakenError, match="0.2 s"):
+    with pytest.raises(LockTakenError, match=r"0\.2 s"):
         locks.acquire("a", timeout_s=0.2)
     assert time.monotonic() - begun >= 0.2
     threading.Timer(0.1, held.release).start()
