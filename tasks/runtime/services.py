@@ -307,6 +307,10 @@ class Locks(Protocol):
     written to the ledger while `hold` lasts, and the record of a stage, are therefore refused once the lock is lost.
     """
 
+    def __hash__(self) -> int:
+        """Locks are told apart by identity."""
+        ...
+
     @property
     def dead_after_s(self) -> float:
         """For how long a lock stays taken whose holder died; waiting so long tells a dead holder from a living one."""

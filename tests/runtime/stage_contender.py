@@ -6,6 +6,7 @@ It says `computing` and waits for a line before it is done, or `cached`; and wha
 import sys
 
 from prefect.results import ResultStore
+from prefect.serializers import JSONSerializer
 from prefect.transactions import IsolationLevel, transaction
 
 from tasks.adapters import lease_locks
@@ -22,7 +23,7 @@ def say(what):
 def main():
     lease_locks.LEASE_S = 3.0
     name = sys.argv[1]
-    store = ResultStore(result_storage=StageRecords(), serializer="json", lock_manager=StageLocks())
+    store = ResultStore(result_storage=StageRecords(), serializer=JSONSerializer(), lock_manager=StageLocks())
     say("ready")
     with transaction(key=KEY, store=store, isolation_level=IsolationLevel.SERIALIZABLE) as stage:
         if stage.is_committed():
