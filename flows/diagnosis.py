@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ def diagnose() -> list[Finding]:
         ("prefect", _prefect),
         ("mlflow", _mlflow),
         ("ledger", _ledger),
+        ("locks", _locks),
         ("signing", _signing),
         ("gateway", _gateway),
         ("gpu", _gpu),
@@ -128,6 +130,15 @@ def _mlflow(services: Services) -> Finding:
 def _ledger(services: Services) -> Finding:
     champions = [name for name in services.registry.names() if services.ledger.champion(name)]
     return Finding("ledger", "ok", f"readable; champions of {', '.join(champions) or 'no model yet'}")
+
+
+def _locks(services: Services) -> Finding:
+    with services.locks.hold(f"doctor/{platform.node()}/{os.getpid()}"):
+        pass
+    if services.settings.ledger_is_shared:
+        return Finding("locks", "ok", "leases in the ledger's database, for all hosts that use it")
+    remedy = "a ledger in PostgreSQL (STILLHOUSE_LEDGER_URL) lets several share them"
+    return Finding("locks", "ok", "files, for the processes of this host", remedy)
 
 
 def _signing(services: Services) -> Finding:

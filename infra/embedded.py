@@ -99,14 +99,13 @@ def _services(settings: Settings, prefect_port: int, mlflow_port: int, gateway_p
                 str(mlflow_port),
                 "--workers",
                 "1",
-                "--backend-store-uri",
-                settings.tracking_address,
                 "--default-artifact-root",
                 mlflow_artifacts,
             ],
             f"{mlflow}/health",
             mlflow,
             mlflow,
+            {"MLFLOW_BACKEND_STORE_URI": settings.tracking_address},  # not an argument, which every user can read
         ),
         _Service(
             "gateway",

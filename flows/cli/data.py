@@ -99,7 +99,7 @@ def add(as_json: AsJson = False) -> None:
     from tasks.runtime.services import connect
 
     services = connect()
-    _report(dvc.add(services.settings, services.locks), as_json)
+    _report(dvc.add(services.settings, services.host_locks), as_json)
 
 
 @app.command()
@@ -112,7 +112,7 @@ def push(as_json: AsJson = False) -> None:
     from tasks.stages.announcing import announce_data
 
     services = connect()
-    done = dvc.push(services.settings, services.locks)
+    done = dvc.push(services.settings, services.host_locks)
     announce_data(services, done.revision, done.remote or "", datetime.now(UTC).isoformat(timespec="seconds"))
     _report(done, as_json)
 
@@ -130,7 +130,7 @@ def pull(
     from tasks.runtime.services import connect
 
     services = connect()
-    _report(dvc.pull(services.settings, services.locks, materialise_shipped, force=force), as_json)
+    _report(dvc.pull(services.settings, services.host_locks, materialise_shipped, force=force), as_json)
 
 
 def _report(done: "Transfer", as_json: bool) -> None:

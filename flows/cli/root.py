@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from flows.cli import data, model, plan, rollout, runs, store, traffic, webhooks
+from flows.cli import data, ledger, model, plan, rollout, runs, store, traffic, webhooks
 from flows.cli.console import error_console
 from flows.cli.doctor import doctor
 from flows.cli.gate import gate
@@ -51,6 +51,7 @@ app.command()(promote)
 app.add_typer(rollout.app, name="rollout", help="Move traffic to a challenger, and back.")
 app.add_typer(traffic.app, name="traffic", help="The log of predictions and feedback.")
 app.add_typer(store.app, name="store", help="The store of artifacts, routes and records.")
+app.add_typer(ledger.app, name="ledger", help="The database that says who is champion.")
 app.command()(serve)
 app.add_typer(webhooks.app, name="webhooks", help="Events from MLflow.")
 app.command()(replay)

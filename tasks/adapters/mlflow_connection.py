@@ -20,6 +20,8 @@ from tasks.runtime.settings import Settings
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from tasks.runtime.services import Locks
+
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -51,11 +53,11 @@ def _import_mlflow() -> None:
 class MlflowConnection:
     """One client for one tracking address, made on first use."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, locks: "Locks | None" = None) -> None:
         self._address = settings.tracking_address
         self._shown_address = without_password(settings.tracking_address)
         self._artifact_root = _artifact_root(settings)
-        self._locks = FileLocks(settings.store_root / "locks")
+        self._locks = locks or FileLocks(settings.store_root / "locks")
         self._creating = threading.Lock()
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
@@ -117,9 +119,14 @@ class MlflowConnection:
 
 
 @cache
-def connection(settings: Settings) -> MlflowConnection:
-    """Return the connection of these settings; tracking and registry share it."""
-    return MlflowConnection(settings)
+def connection(settings: Settings, locks: "Locks | None" = None) -> MlflowConnection:
+    """Return the connection of these settings; tracking and registry share it.
+
+    Args:
+        settings: where MLflow is.
+        locks: among all who write to it; by default, among those who share the store's folder.
+    """
+    return MlflowConnection(settings, locks)
 
 
 def without_password(address: str) -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
+    from tasks.runtime.services import Locks
+
 _MODEL_FILE = "model.onnx"
 _MAX_TAG_LENGTH = 100_000
 _MAX_DESCRIPTION_LENGTH = 5_000
@@ -38,8 +40,8 @@ _EXAMPLE_ROWS = 2
 class MlflowRegistry:
     """See `tasks.runtime.services.Registry`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._mlflow = connection(settings)
+    def __init__(self, settings: Settings, locks: "Locks | None" = None) -> None:
+        self._mlflow = connection(settings, locks)
 
     def find_version(self, name: str, digest: Digest) -> RegisteredVersion | None:
         """See `Registry.find_version`. Of two (made by hosts without a common lock) the older one counts."""

@@ -19,6 +19,8 @@ from tasks.runtime.settings import Settings
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
+    from tasks.runtime.services import Locks
+
 FLOW_RUN_TAG: Final = "stillhouse.flow_run_id"
 STAGE_KEY_TAG: Final = "stillhouse.stage_key"
 
@@ -31,8 +33,8 @@ _FINISHED = "FINISHED"
 class MlflowTracker:
     """See `tasks.runtime.services.Tracker`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._mlflow = connection(settings)
+    def __init__(self, settings: Settings, locks: "Locks | None" = None) -> None:
+        self._mlflow = connection(settings, locks)
 
     def parent_run(self, experiment: str, flow_run_id: str, name: str, params: Mapping[str, str]) -> str:
         """See `Tracker.parent_run`. A run that had ended is running again: its flow run was retried."""

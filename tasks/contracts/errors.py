@@ -65,6 +65,18 @@ class DocumentConflictError(InfrastructureError):
     """Another writer appended the version that was to be written."""
 
 
+class LockTakenError(InfrastructureError):
+    """Another holds the lock, and went on holding it as long as was to be waited; the message says who."""
+
+
+class LockLostError(InfrastructureError):
+    """A lock was taken over by another while its holder could not be reached; what it guarded was not written."""
+
+
+class LedgerSchemaError(UserError):
+    """A ledger whose tables are of another version than this program's; the message says which to update."""
+
+
 class ServiceUnavailableError(InfrastructureError):
     """A service did not answer; the message names its address and the setting that holds it."""
 

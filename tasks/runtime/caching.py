@@ -5,6 +5,7 @@ A hit counts only if every artifact that the record names is there and whole. Mi
 one holder of the stage's lock at a time, also across processes; the others then find the record.
 """
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -13,15 +14,15 @@ from typing import Any
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.filesystems import WritableFileSystem
+from prefect.transactions import get_transaction
 
-from tasks.adapters.locks import FileLocks
 from tasks.contracts.artifact import record_key
 from tasks.contracts.data import DatasetRef
-from tasks.contracts.errors import ArtifactMissingError
+from tasks.contracts.errors import ArtifactMissingError, LockTakenError
 from tasks.contracts.evaluation import Quality, Timing, TimingTable
 from tasks.contracts.model import ModelRef, StageResult
 from tasks.contracts.value import Value, sha256_hex
-from tasks.runtime.services import connect
+from tasks.runtime.services import Lock, connect, stage_lock
 from tasks.runtime.source import engine_versions, source_digest
 
 Sources = Callable[[Mapping[str, Any]], list[str]]
@@ -132,8 +133,9 @@ class StageRecords(WritableFileSystem):
             ArtifactMissingError: there is none, or an artifact that it names is not there and whole.
         """
         services = connect()
-        services.files.touch(record_key(path))  # before its artifacts are looked for: a record that is young keeps them
-        content = services.records.read(path)
+        place = services.commits.place(path)
+        services.files.touch(record_key(place))  # before its artifacts are looked for: a young record keeps them
+        content = services.records.read(place)
         if content is None:
             raise ArtifactMissingError(f"no record of stage {path}")
         for digest in _referenced_artifacts(json.loads(json.loads(content)["result"])):
@@ -144,8 +146,15 @@ class StageRecords(WritableFileSystem):
         return content
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
-        """Store a record, atomically."""
-        connect().records.write(path, content)
+        """Store a record, atomically, and make it the stage's.
+
+        Raises:
+            LockLostError: another worker took the stage over; the record is not the stage's.
+        """
+        services = connect()
+        place = services.commits.new_place(path)
+        services.records.write(place, content)
+        services.commits.commit(path, place)
 
     async def aread_path(self, path: str) -> bytes:
         """As `read_path`."""
@@ -167,10 +176,10 @@ def _referenced_artifacts(value: Any) -> set[str]:
 
 
 class StageLocks:
-    """Prefect's lock manager on the locks of the store's host; a holder that dies frees its lock."""
+    """Prefect's lock manager on the locks that the stage's workers share; a holder that dies frees its lock."""
 
     def __init__(self) -> None:
-        self._held: dict[str, tuple[str, int]] = {}
+        self._held: dict[str, tuple[str, Lock]] = {}
         self._guard = threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "StageLocks":
@@ -185,64 +194,87 @@ class StageLocks:
     def acquire_lock(
         self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
     ) -> bool:
-        """Wait for the lock (or not at all, if `acquire_timeout` is 0) and hold it for `holder`."""
+        """Wait for the lock, for ever or for `acquire_timeout` (0: not at all), and hold it for `holder`."""
         if self.is_lock_holder(key, holder):
             return True
         try:
-            descriptor = self._locks().acquire(f"stage/{key}", wait=acquire_timeout != 0)
-        except BlockingIOError:
+            lock = connect().locks.acquire(stage_lock(key), timeout_s=acquire_timeout)
+        except LockTakenError:
             return False
         with self._guard:
-            self._held[key] = (holder, descriptor)
+            self._held[key] = (holder, lock)
         return True
 
     async def aacquire_lock(
         self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
     ) -> bool:
         """As `acquire_lock`, off the event loop."""
-        import asyncio
-
         return await asyncio.to_thread(self.acquire_lock, key, holder, acquire_timeout, hold_timeout)
 
     def release_lock(self, key: str, holder: str) -> None:
-        """Give the lock back.
+        """Give the lock back; one that was lost is let go in peace, since Prefect releases within its commit.
 
         Raises:
-            ValueError: `holder` does not hold it (as Prefect's protocol asks).
+            ValueError: `holder` never held it (as Prefect's protocol asks).
         """
         with self._guard:
-            held_by, descriptor = self._held.get(key, ("", -1))
-            if held_by != holder:
+            held_by, lock = self._held.get(key, ("", None))
+            if held_by != holder or lock is None:
                 raise ValueError(f"no lock on {key} is held by {holder}")
             del self._held[key]
-        self._locks().release(descriptor)
+        lock.release()
+
+    def require(self, key: str, *, ask: bool) -> None:
+        """Make sure that this process still holds the lock.
+
+        Args:
+            key: of the stage.
+            ask: Ask who holds it, instead of going by what is known here.
+
+        Raises:
+            LockLostError: another took it over.
+        """
+        with self._guard:
+            _, lock = self._held[key]
+        if ask or lock.is_lost:
+            lock.require()
 
     def is_locked(self, key: str) -> bool:
         """Tell whether anybody holds the lock."""
-        try:
-            descriptor = self._locks().acquire(f"stage/{key}", wait=False)
-        except BlockingIOError:
-            return True
-        self._locks().release(descriptor)
-        return False
+        with self._guard:
+            mine = key in self._held
+        return mine or connect().locks.is_taken(stage_lock(key))
 
     def is_lock_holder(self, key: str, holder: str) -> bool:
-        """Tell whether `holder` holds the lock, in this process."""
+        """Tell whether `holder` took the lock, in this process."""
         with self._guard:
-            return self._held.get(key, ("", -1))[0] == holder
+            return key in self._held and self._held[key][0] == holder
 
     def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
-        """Wait until nobody holds the lock."""
-        descriptor = self._locks().acquire(f"stage/{key}")
-        self._locks().release(descriptor)
+        """Wait until nobody holds the lock; False if somebody still does after `timeout`."""
+        try:
+            connect().locks.acquire(stage_lock(key), timeout_s=timeout).release()
+        except LockTakenError:
+            return False
         return True
 
     async def await_for_lock(self, key: str, timeout: float | None = None) -> bool:
         """As `wait_for_lock`, off the event loop."""
-        import asyncio
-
         return await asyncio.to_thread(self.wait_for_lock, key, timeout)
 
-    @staticmethod
-    def _locks() -> FileLocks:
-        return FileLocks(connect().settings.store_root / "locks")
+
+def require_stage_lock(*, ask: bool = True) -> None:
+    """Make sure that the running stage still holds its lock; a call without a cache has none to lose.
+
+    Args:
+        ask: Ask who holds it, which waits out an outage, instead of going by what is known here.
+
+    Raises:
+        LockLostError: another worker took the stage over. Trying again finds what it made.
+    """
+    transaction = get_transaction()
+    if transaction is None or transaction.store is None or not transaction.key:
+        return
+    locks = transaction.store.lock_manager
+    if isinstance(locks, StageLocks):
+        locks.require(transaction.key, ask=ask)

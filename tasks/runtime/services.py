@@ -5,11 +5,11 @@ Algorithms take what they need from here as arguments; only `connect` knows whic
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from tasks.contracts.artifact import ArtifactRef
 from tasks.contracts.model import EpochRecord
@@ -170,6 +170,45 @@ class TrafficFiles(Protocol):
         ...
 
 
+class StageCommits(Protocol):
+    """Which record of the record store is a stage's; beside it there may be those of workers that lost the stage."""
+
+    def place(self, stage_key: str) -> str:
+        """Return the key of the stage's record; nothing may lie there."""
+        ...
+
+    def new_place(self, stage_key: str) -> str:
+        """Return the key under which this worker is to write the stage's record.
+
+        Raises:
+            LockLostError: this process does not hold the stage's lock.
+        """
+        ...
+
+    def commit(self, stage_key: str, place: str) -> None:
+        """Make the record at `place`, which is written, the stage's.
+
+        Raises:
+            LockLostError: another holds the stage's lock by now; the record is not the stage's.
+        """
+        ...
+
+
+class OneRecord:
+    """The only record of a stage is its own: its lock cannot be lost while its worker lives."""
+
+    def place(self, stage_key: str) -> str:
+        """See `StageCommits.place`."""
+        return stage_key
+
+    def new_place(self, stage_key: str) -> str:
+        """See `StageCommits.new_place`."""
+        return stage_key
+
+    def commit(self, stage_key: str, place: str) -> None:
+        """See `StageCommits.commit`."""
+
+
 class Ledger(Protocol):
     """Append-only record of who is champion, and of every tick of a rollout."""
 
@@ -314,15 +353,67 @@ class Tracker(Protocol):
         ...
 
 
-class Locks(Protocol):
-    """Mutual exclusion by name, released by the system when its holder dies."""
+class Lock(Protocol):
+    """A lock that this process took."""
 
-    def hold(self, name: str, *, wait: bool = True) -> AbstractContextManager[None]:
-        """Return a context manager that waits for the lock and releases it at the end.
+    @property
+    def is_lost(self) -> bool:
+        """Whether this process knows by now that another took it over."""
+        ...
 
-        With `wait` False it raises BlockingIOError at its begin where another holds the lock.
+    def require(self) -> None:
+        """Make sure that it still is this process's.
+
+        Raises:
+            LockLostError: another took it over, because its holder could not be reached for too long.
         """
         ...
+
+    def release(self) -> None:
+        """Give it back; a lock that was lost is let go in peace."""
+        ...
+
+
+class Locks(Protocol):
+    """Mutual exclusion by name; a holder that dies, however it dies, is followed by the next within seconds.
+
+    Locks of several hosts can be lost: a host that is cut off cannot keep the others waiting for ever. What is
+    written to the ledger while `hold` lasts, and the record of a stage, are therefore refused once the lock is lost.
+    """
+
+    def __hash__(self) -> int:
+        """Locks are told apart by identity."""
+        ...
+
+    @property
+    def dead_after_s(self) -> float:
+        """For how long a lock stays taken whose holder died; waiting so long tells a dead holder from a living one."""
+        ...
+
+    def acquire(self, name: str, *, timeout_s: float | None = None) -> Lock:
+        """Wait for the lock, for ever or for `timeout_s` (0: not at all), and take it.
+
+        Raises:
+            LockTakenError: another still holds it; the message says who.
+        """
+        ...
+
+    def hold(self, name: str, *, timeout_s: float | None = None) -> AbstractContextManager[None]:
+        """As `acquire`, for the length of a `with` block.
+
+        Raises:
+            LockLostError: at the block's end, where the lock was lost meanwhile.
+        """
+        ...
+
+    def is_taken(self, name: str) -> bool:
+        """Tell whether anybody holds the lock."""
+        ...
+
+
+def stage_lock(stage_key: str) -> str:
+    """Return the name of the lock under which a stage is computed and its record written."""
+    return f"stage/{stage_key}"
 
 
 class Events(Protocol):
@@ -358,10 +449,15 @@ class Services:
     files: StoreFiles
     traffic: TrafficFiles
     locks: Locks
+    """Among all who share the ledger and the store, on whatever host."""
+    host_locks: Locks
+    """Among the processes of this host, for what each host has of its own: its processors and its checkouts."""
     make_ledger: Callable[[], Ledger]
     make_registry: Callable[[], Registry]
     make_tracker: Callable[[], Tracker]
     make_events: Callable[[], Events] = NoEvents
+    commits: StageCommits = field(default_factory=OneRecord)
+    """Of stages, under the locks."""
     make_placement: Callable[[], Placement] = LocalPlacement
 
     @property
@@ -396,24 +492,25 @@ def connect(settings: Settings | None = None) -> Services:
     from tasks.adapters.locks import FileLocks
 
     settings = settings or current_settings()
+    shared = _shared(settings)
 
     @cache
     def ledger() -> Ledger:
         from tasks.adapters.ledger import SqlLedger
 
-        return SqlLedger(settings.ledger_address)
+        return SqlLedger(settings.ledger_address, shared.fence)
 
     @cache
     def registry() -> Registry:
         from tasks.adapters.mlflow_registry import MlflowRegistry
 
-        return MlflowRegistry(settings)
+        return MlflowRegistry(settings, shared.locks)
 
     @cache
     def tracker() -> Tracker:
         from tasks.adapters.mlflow_tracking import MlflowTracker
 
-        return MlflowTracker(settings)
+        return MlflowTracker(settings, shared.locks)
 
     @cache
     def events() -> Events:
@@ -433,12 +530,14 @@ def connect(settings: Settings | None = None) -> Services:
         settings=settings,
         **_stores(settings),
         traffic=_traffic(settings),
-        locks=FileLocks(settings.store_root / "locks"),
+        locks=shared.locks,
+        host_locks=FileLocks(settings.home / "locks"),
         make_ledger=ledger,
         make_registry=registry,
         make_tracker=tracker,
         make_events=events,
         make_placement=placement,
+        commits=shared.commits,
     )
 
 
@@ -492,3 +591,29 @@ def _traffic(settings: Settings) -> TrafficFiles:
 
     bucket = Bucket(place, S3Options.of(settings), "STILLHOUSE_TRAFFIC_URL")
     return S3Traffic(bucket, settings.home / "traffic-copy")
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What has to be exact among all who share a ledger."""
+
+    locks: Locks
+    commits: StageCommits
+    fence: Callable[[Any], None] | None
+    """Called with the connection of every write to the ledger; it raises where the caller's locks were lost."""
+
+
+def _shared(settings: Settings) -> _Shared:
+    """Choose by the ledger: where it lies in PostgreSQL several hosts may use it, and the locks lie beside it."""
+    if not settings.ledger_is_shared:
+        from tasks.adapters.locks import FileLocks
+
+        return _Shared(FileLocks(settings.store_root / "locks"), OneRecord(), None)
+    from tasks.adapters.lease_locks import LEASE_S, LeaseLocks
+    from tasks.adapters.lease_rows import LeaseRows
+    from tasks.adapters.ledger_database import LedgerDatabase
+    from tasks.adapters.stage_commits import LeasedCommits
+
+    database = LedgerDatabase(settings.ledger_address)
+    locks = LeaseLocks(LeaseRows(database, LEASE_S))
+    return _Shared(locks, LeasedCommits(database, locks), locks.pin_held)

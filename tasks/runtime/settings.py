@@ -52,7 +52,11 @@ class Settings(BaseSettings):
     )
     reports: Path | None = Field(default=None, description="HTML reports. Default: HOME/reports.")
     baselines: Path = Field(default=Path("baselines"), description="Pinned baselines, meant for version control.")
-    ledger_url: SecretStr | None = Field(default=None, description="SQLAlchemy URL. Default: SQLite in HOME.")
+    ledger_url: SecretStr | None = Field(
+        default=None,
+        description="SQLAlchemy URL of the ledger; in PostgreSQL, several hosts share it and their locks. "
+        "Default: SQLite in HOME.",
+    )
     tracking_url: str | None = Field(default=None, description="MLflow tracking server. Default: SQLite in HOME.")
     mlflow_artifacts: str | None = Field(default=None, description="MLflow artifacts. Default: HOME/mlflow-artifacts.")
     dvc_remote: str | None = Field(
@@ -163,6 +167,11 @@ class Settings(BaseSettings):
         return f"sqlite:///{self.home / 'ledger.db'}"
 
     @property
+    def ledger_is_shared(self) -> bool:
+        """Whether the ledger lies in PostgreSQL, where several hosts may use it, and lock each other out."""
+        return self.ledger_address.startswith("postgres")
+
+    @property
     def gateway_environment(self) -> dict[str, str]:
         """What a gateway that this process starts must be told beside its options, also where a `.env` file said it."""
         return {} if self.verify_keys is None else {"STILLHOUSE_VERIFY_KEYS": str(self.verify_keys)}
@@ -188,7 +197,7 @@ def _place(url: str | None, setting: str) -> ObjectPlace | None:
 
 def environment_of_services() -> dict[str, str]:
     """Return this process's environment for services that it starts, without the secrets that they have no use for."""
-    own = {"STILLHOUSE_SIGNING_KEY", "STILLHOUSE_WEBHOOK_SECRET"}
+    own = {"STILLHOUSE_SIGNING_KEY", "STILLHOUSE_WEBHOOK_SECRET", "STILLHOUSE_LEDGER_URL"}
     return {name: value for name, value in os.environ.items() if name not in own}
 
 

@@ -16,7 +16,7 @@ from tasks.contracts.errors import InfrastructureError, OutOfMemoryError, Techni
 from tasks.contracts.model import EpochRecord
 from tasks.contracts.resources import NOTHING_SPECIAL, Resources
 from tasks.contracts.value import Slug
-from tasks.runtime.caching import Sources, StageCachePolicy, StageRecords
+from tasks.runtime.caching import Sources, StageCachePolicy, StageRecords, require_stage_lock
 from tasks.runtime.placement import run_placed
 from tasks.runtime.progress import ProgressArtifact
 from tasks.runtime.services import connect
@@ -84,10 +84,14 @@ def run_stage(
     target: Slug | None = None,
     **arguments: Any,
 ) -> R:
-    """Run a stage's work in its own process; it is told the running task's key if it asks for `stage_key`."""
+    """Run a stage's work in its own process; it is told the running task's key if it asks for `stage_key`.
+
+    Raises:
+        LockLostError: another worker took the stage over meanwhile; what was made here does not count.
+    """
     if "stage_key" in inspect.signature(work).parameters:
         arguments["stage_key"] = _current_key()
-    return run_placed(
+    made = run_placed(
         connect().placement,
         work,
         resources=resources,
@@ -96,6 +100,8 @@ def run_stage(
         modules=_current_modules(),
         **arguments,
     )
+    require_stage_lock()
+    return made
 
 
 def run_training_stage(
@@ -107,12 +113,21 @@ def run_training_stage(
     label: str,
     **arguments: Any,
 ) -> R:
-    """As `run_stage`, with progress shown, and with smaller and smaller micro-batches when memory runs out."""
+    """As `run_stage`, with progress shown, and with smaller and smaller micro-batches when memory runs out.
+
+    Raises:
+        LockLostError: another worker took the stage over; this is noticed after the epoch, not only at the end.
+    """
     progress = ProgressArtifact(label, planned_epochs)
+
+    def on_progress(record: Any) -> None:
+        require_stage_lock(ask=False)
+        progress.show(EpochRecord.model_validate(record))
+
     limit: int | None = None
     while True:
         try:
-            return run_placed(
+            made = run_placed(
                 connect().placement,
                 work,
                 resources=resources,
@@ -120,9 +135,11 @@ def run_training_stage(
                 modules=_current_modules(),
                 stage_key=_current_key(),
                 micro_batch_limit=limit,
-                on_progress=lambda record: progress.show(EpochRecord.model_validate(record)),
+                on_progress=on_progress,
                 **arguments,
             )
+            require_stage_lock()
+            return made
         except OutOfMemoryError as error:
             limit = (limit or _LARGEST_MICRO_BATCH) // 2
             if limit < 1:

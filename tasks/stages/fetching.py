@@ -32,10 +32,10 @@ def source_revision(source: Source, settings: Settings) -> str:
     """
     path = source.location(settings.project)
     if isinstance(source, ShippedSource):
-        return ensure_data(settings, connect(settings).locks, materialise_shipped)
+        return ensure_data(settings, connect(settings).host_locks, materialise_shipped)
     files = (path, *source.other_files(settings.project), *_assigned(source, settings))
     if any(_is_tracked(file, settings) for file in files):
-        ensure_data(settings, connect(settings).locks, materialise_shipped)
+        ensure_data(settings, connect(settings).host_locks, materialise_shipped)
     return joint_revision(files)
 
 
@@ -51,7 +51,7 @@ def prepare_dataset(source: Source, revision: str, seed: int) -> DatasetRef:
     _require_revision(source, revision, services.settings)
     table = source.load(services.settings.project)
     _require_revision(source, revision, services.settings)  # the file may have been replaced while it was read
-    validate(table, source.name, source.expect, services.settings, services.locks)
+    validate(table, source.name, source.expect, services.settings, services.host_locks)
     assigned = [read_assignment(file) for file in _assigned(source, services.settings)]
     parts = divide(table, source.split, seed, *assigned)
     compositions: dict[SplitName, dict[str, int]] = {

@@ -96,7 +96,7 @@ def publish(
         ServiceUnavailableError: the version is there, but the remote did not take it: `stillhouse data push` again.
     """
     settings = services.settings
-    dvc.ensure_data(settings, services.locks, materialise_shipped)
+    dvc.ensure_data(settings, services.host_locks, materialise_shipped)
     before = latest_published(services, model_name, source, seed)
     base_source = source if before is None else published_source(before)
     base_revision = source_revision(base_source, settings)
@@ -111,7 +111,11 @@ def publish(
         )
     folder = f"published/{model_name}"
     version = publish_folder(
-        settings, services.locks, folder, form.files, lambda staged: _require_good(services, form, staged, base, seed)
+        settings,
+        services.host_locks,
+        folder,
+        form.files,
+        lambda staged: _require_good(services, form, staged, base, seed),
     )
     published_as = form.source_in(f"data/{folder}")
     published = PublishedData(
@@ -127,7 +131,7 @@ def publish(
         published_at=now,
     )
     record_document(services.documents, published_name(model_name), published.canonical_json())
-    dvc.push(settings, services.locks)
+    dvc.push(settings, services.host_locks)
     return published
 
 
@@ -153,7 +157,7 @@ def find_or_publish(
         found = latest_published(services, model_name, source, seed)
         if found is None or _champion_tags(services, model_name).get("stillhouse.data_revision") == found.revision:
             raise
-        dvc.push(services.settings, services.locks)  # a process may have died before it did
+        dvc.push(services.settings, services.host_locks)  # a process may have died before it did
         return found
 
 
@@ -189,7 +193,7 @@ def _require_good(services: Services, form: ExtendedForm, staged: Path, base: Ra
         raise DataError(
             f"data set {source.name} would have the classes {table.class_names} instead of {base.class_names}"
         )
-    validate(table, source.name, source.expect, services.settings, services.locks)
+    validate(table, source.name, source.expect, services.settings, services.host_locks)
     assert source.assigned is not None, "a published version says which split each row belongs to"
     parts = divide(table, source.split, seed, read_assignment(Path(source.assigned)))
     compositions: dict[SplitName, dict[str, int]] = {

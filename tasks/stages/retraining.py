@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 
-from tasks.contracts.errors import DocumentConflictError, ModelError, RetrainingRefusedError, UserError
+from tasks.contracts.errors import (
+    DocumentConflictError,
+    LockTakenError,
+    ModelError,
+    RetrainingRefusedError,
+    UserError,
+)
 from tasks.contracts.model import ModelRef
 from tasks.contracts.retraining import RetrainingEntry, RetrainingRecord
 from tasks.contracts.value import Digest, Slug
@@ -24,8 +30,9 @@ def single_flight(services: Services, model_name: Slug) -> Iterator[None]:
     """
     with ExitStack() as held:
         try:
-            held.enter_context(services.locks.hold(f"retrain/{model_name}", wait=False))
-        except BlockingIOError as error:
+            locks = services.locks
+            held.enter_context(locks.hold(f"retrain/{model_name}", timeout_s=locks.dead_after_s))
+        except LockTakenError as error:
             raise RetrainingRefusedError(
                 f"a retraining of {model_name} is running; this one is not needed, or try again when that has ended"
             ) from error

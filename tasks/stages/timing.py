@@ -1,7 +1,6 @@
 """The work of timing all models of a run on one machine."""
 
 import io
-import platform
 
 import numpy as np
 
@@ -37,7 +36,7 @@ def time_models(models: tuple[ModelRef, ...], data: DatasetRef, machine: Machine
     _require_machine(machine)
     services = connect()
     # two measurements at once on one host would share a CPU and measure each other
-    with services.locks.hold(f"timing/{platform.node()}"):
+    with services.host_locks.hold("timing"):
         return _time_models({model.digest: model for model in models}, data, machine, seed, services.artifacts)
 
 

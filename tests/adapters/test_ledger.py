@@ -2,14 +2,15 @@ import json
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateTable
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError
 
 from tasks.adapters import ledger as ledger_module
+from tasks.adapters import ledger_database
 from tasks.adapters.ledger import SqlLedger
 from tasks.contracts.errors import (
     DocumentConflictError,
@@ -37,9 +38,17 @@ def entry(candidate, expected=None, report=None, action="promote", **fields):
     )
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request, tmp_path):
+    """The URL of a new ledger, in either database."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("ledger_url")
+    return f"sqlite:///{tmp_path / 'deep' / 'folder' / 'ledger.db'}"
+
+
 @pytest.fixture
-def ledger(tmp_path):
-    return SqlLedger(f"sqlite:///{tmp_path / 'deep' / 'folder' / 'ledger.db'}")
+def ledger(address):
+    return SqlLedger(address)
 
 
 def test_append_numbers_entries_from_one_when_champions_follow_each_other(ledger):
@@ -150,9 +159,7 @@ print(*[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children
 """
 
 
-def test_append_has_exactly_one_winner_when_eight_processes_create_the_ledger_and_promote_at_once(tmp_path):
-    address = f"sqlite:///{tmp_path / 'new' / 'ledger.db'}"
-
+def test_append_has_exactly_one_winner_when_eight_processes_create_the_ledger_and_promote_at_once(address):
     output = subprocess.run([sys.executable, "-c", RACE, address, "8"], check=True, capture_output=True, text=True)
 
     assert sorted(output.stdout.split()) == ["0"] + ["1"] * 7, output.stderr
@@ -168,7 +175,7 @@ def test_ledger_is_in_wal_mode_when_it_is_a_file(tmp_path):
 
 
 def test_append_names_address_and_setting_when_another_program_holds_the_database(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger_module, "_BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr(ledger_database, "_BUSY_TIMEOUT_MS", 50)
     path = tmp_path / "ledger.db"
     ledger = SqlLedger(f"sqlite:///{path}")
     holder = sqlite3.connect(path, isolation_level=None)
@@ -186,7 +193,8 @@ def test_append_names_address_and_setting_when_another_program_holds_the_databas
 
 def test_append_says_to_free_space_when_the_disk_is_full(tmp_path):
     ledger = SqlLedger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    event.listen(ledger._engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count=1"))
+    engine = ledger._database.engine
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count=1"))
 
     with pytest.raises(InfrastructureError, match=r"full.*Free space"):
         ledger.append_tick("digits", "r", 0, b"x" * 100_000)
@@ -209,7 +217,7 @@ def test_ledger_refuses_when_the_folder_cannot_be_made(tmp_path):
 
 def test_ledger_hides_the_password_when_the_server_cannot_be_used():
     with pytest.raises(StillhouseError) as caught:
-        SqlLedger("postgresql+psycopg2://ann:secret@127.0.0.1:1/stillhouse")
+        SqlLedger("postgresql+psycopg://ann:secret@127.0.0.1:1/stillhouse")
 
     assert "secret" not in str(caught.value)
     assert "ann" in str(caught.value)
@@ -222,11 +230,59 @@ def test_ledger_does_not_echo_the_url_when_it_cannot_be_parsed():
     assert "secret" not in str(caught.value)
 
 
-def test_tables_are_plain_sql_when_compiled_for_postgresql():
-    for table in ledger_module._METADATA.sorted_tables:
-        statement = str(CreateTable(table, if_not_exists=True).compile(dialect=postgresql.dialect()))
-        assert "UNIQUE" in statement
-        assert "AUTOINCREMENT" not in statement
+@pytest.mark.parametrize("url", ["mysql://ann:secret@host/db", "postgresql+psycopg2://ann:secret@host/db"])
+def test_ledger_names_the_databases_that_it_can_lie_in_when_it_is_given_another(url):
+    with pytest.raises(UserError, match=r"postgresql\+psycopg://") as caught:
+        SqlLedger(url)
+
+    assert "secret" not in str(caught.value)
+
+
+def test_append_and_ticks_look_again_when_the_database_cannot_serialise_writers(ledger_url, monkeypatch):
+    monkeypatch.setattr(ledger_module, "_MAX_ATTEMPTS", 100)
+    ledgers = [SqlLedger(ledger_url) for _ in range(4)]
+    failures = []
+    for one in ledgers:
+        one._database.engine = one._database.engine.execution_options(isolation_level="SERIALIZABLE")
+        event.listen(one._database.engine, "handle_error", lambda context: failures.append(context.original_exception))
+    ledgers[0].append(entry(A, action="bootstrap"))
+
+    def work(number):
+        outcomes = []
+        for step in range(10):
+            ledgers[number].append_tick("digits", f"r{number}", step, b"{}")
+            digit = format(number, "x")
+            try:
+                ledgers[number].append(entry(digit * 64, expected=A, report=format(step, "x") * 64))
+                outcomes.append("won")
+            except StaleChampionError:
+                outcomes.append("stale")
+        return outcomes
+
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = [outcome for found in pool.map(work, range(4)) for outcome in found]
+
+    history = ledgers[0].history("digits")
+    assert [row.sequence for row in history] == list(range(1, len(history) + 1))
+    assert len({(row.candidate, row.gate_report) for row in history}) == len(history) == 2
+    assert all(len(ledgers[0].ticks(f"r{number}")) == 10 for number in range(4))
+    assert outcomes.count("won") == 1
+    assert failures, "nothing collided, so nothing was shown"
+
+
+@pytest.mark.parametrize("change", ["UPDATE {} SET model_name = 'x'", "DELETE FROM {}", "TRUNCATE {}"])
+def test_the_database_refuses_to_change_or_remove_a_row_of_the_ledger(address, ledger, change):
+    if change.startswith("TRUNCATE") and address.startswith("sqlite"):
+        pytest.skip("SQLite has no TRUNCATE")
+    ledger.append(entry(A, action="bootstrap"))
+    ledger.append_tick("digits", "r", 0, b"{}")
+
+    for table in ("promotions", "rollout_ticks"):
+        with pytest.raises(DBAPIError, match="append-only"), ledger._database.engine.begin() as connection:
+            connection.execute(text(change.format(table)))
+
+    assert [row.candidate for row in ledger.history("digits")] == [A]
+    assert ledger.ticks("r") == [b"{}"]
 
 
 def test_importing_the_services_does_not_import_sqlalchemy():

@@ -1,8 +1,10 @@
 """The main job on a small plan: promoted once, figures that others can recompute, cached, healed, never doubled."""
 
+import json
 import random
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +97,33 @@ def test_two_equal_runs_at_once_compute_each_stage_once(stillhouse: Any, small_p
     second = stillhouse.run(small_plan, "--no-rollout")
     output, _ = first.communicate(timeout=280)
     assert first.returncode == 0, output
-    import json
-
     records = [json.loads((stillhouse.project / "1.json").read_text()), second]
     for one, other in zip(*(stages(record) for record in records), strict=True):
         assert {one["cached"], other["cached"]} == {True, False}
     assert digests(records[0]) == digests(records[1])
+
+
+def test_two_hosts_at_once_compute_each_stage_once_when_ledger_and_tracking_are_in_postgresql(
+    stillhouse: Any, small_plan: Path, ledger_url: str, postgres_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLHOUSE_STORE", str(stillhouse.project / "store"))
+    monkeypatch.setenv("STILLHOUSE_LEDGER_URL", ledger_url)
+    monkeypatch.setenv("STILLHOUSE_TRACKING_URL", postgres_server.database())
+    monkeypatch.setenv("STILLHOUSE_MLFLOW_ARTIFACTS", str(stillhouse.project / "mlflow-artifacts"))
+    other_host = replace(stillhouse, home=stillhouse.home.with_name("other-home"))
+
+    first = stillhouse.start("run", str(small_plan), "--no-rollout", "--json", str(stillhouse.project / "1.json"))
+    second = other_host.run(small_plan, "--no-rollout")
+    output, _ = first.communicate(timeout=280)
+
+    assert first.returncode == 0, output
+    records = [json.loads((stillhouse.project / "1.json").read_text()), second]
+    for one, other in zip(*(stages(record) for record in records), strict=True):
+        assert {one["cached"], other["cached"]} == {True, False}
+    assert digests(records[0]) == digests(records[1])
+    assert postgres_server.query(ledger_url, "SELECT name FROM leases") == []
+    ((champions,),) = postgres_server.query(ledger_url, "SELECT count(*) FROM promotions")
+    assert champions == 1
 
 
 def test_run_says_inconclusive_with_the_rows_needed_when_the_split_is_too_small(

@@ -37,11 +37,11 @@ def test_verification_keys_of_an_env_file_reach_every_gateway_that_is_started_he
     assert Settings(home=tmp_path).gateway_environment == {}
 
 
-def test_services_that_are_started_here_get_no_private_key(monkeypatch):
-    for name in ("SIGNING_KEY", "WEBHOOK_SECRET", "VERIFY_KEYS"):
+def test_services_that_are_started_here_get_no_secret_that_they_have_no_use_for(monkeypatch):
+    for name in ("SIGNING_KEY", "WEBHOOK_SECRET", "LEDGER_URL", "VERIFY_KEYS"):
         monkeypatch.setenv(f"STILLHOUSE_{name}", "value")
 
     given = environment_of_services()
 
-    assert "value" not in (given.get("STILLHOUSE_SIGNING_KEY"), given.get("STILLHOUSE_WEBHOOK_SECRET"))
+    assert not {"STILLHOUSE_SIGNING_KEY", "STILLHOUSE_WEBHOOK_SECRET", "STILLHOUSE_LEDGER_URL"} & set(given)
     assert given["STILLHOUSE_VERIFY_KEYS"] == "value"

@@ -3,6 +3,8 @@
 Every operation is killed (SIGKILL) right before and right after each call that changes something
 durable. Then, in processes of their own, the operation is repeated on one copy of what was left, and
 `reconcile` called on another.
+
+A third argument is the folder of a PostgreSQL server: ledger and locks then lie there, a database for each home.
 """
 
 import io
@@ -11,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import uuid
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from tasks.adapters import lease_locks
 from tasks.adapters.mlflow_connection import _import_mlflow
 from tasks.adapters.route_store import RouteStore
 from tasks.contracts.errors import StaleChampionError
@@ -74,8 +78,43 @@ class Mortal:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+SERVER = sys.argv[3] if len(sys.argv) > 3 else None
+
+
 def services_of(home):
-    return connect(Settings(home=home))
+    if SERVER is None:
+        return connect(Settings(home=home))
+    address = f"postgresql+psycopg://stillhouse@/{database_of(home)}?host={SERVER}"
+    return connect(Settings(home=home, ledger_url=address))
+
+
+def database_of(home):
+    return (home / "database").read_text()
+
+
+def make_database(home, template="template0"):
+    """Give the home a database of its own, as a copy of another."""
+    name = f"kill{uuid.uuid4().hex}"
+    administer(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{template}'",  # of the killed process
+        f"CREATE DATABASE {name} TEMPLATE {template}",
+    )
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "database").write_text(name)
+
+
+def remove(home):
+    if SERVER is not None:
+        administer(f"DROP DATABASE {database_of(home)} WITH (FORCE)")
+    shutil.rmtree(home)
+
+
+def administer(*statements):
+    import psycopg
+
+    with psycopg.connect(host=SERVER, user="stillhouse", dbname="postgres", autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
 
 
 def mortal(services, die_at, when):
@@ -182,6 +221,8 @@ def durable_calls(home, operation):
 def kill_table(root, operation):
     """Return what was left after every kill, and what repeating and reconciling made of it."""
     start = root / "start"
+    if SERVER is not None:
+        make_database(start)
     answer_of(lambda: prepare(start, operation))
     before = answer_of(lambda: state(start))
     calls = answer_of(lambda: durable_calls(copied(start, root / "counted"), operation))
@@ -208,7 +249,7 @@ def killed(root, operation, number, when):
         "reconciled": answer_of(lambda: healed(other, "reconcile")) if left["ledger"] else left,
     }
     for folder in (home, other):
-        shutil.rmtree(folder)
+        remove(folder)
     return outcome
 
 
@@ -222,6 +263,8 @@ class NoLocks:
 def race(root, locked):
     """Two processes promote versions 2 and 3 at once, both against version 1."""
     home = root / "home"
+    if SERVER is not None:
+        make_database(home)
     answer_of(lambda: prepare(home, "promote"))
     gate_read, gate_write = os.pipe()
     ready_read, ready_write = os.pipe()
@@ -254,6 +297,8 @@ def race(root, locked):
 
 def copied(source, target):
     shutil.copytree(source, target)
+    if SERVER is not None:
+        make_database(target, template=database_of(source))
     return target
 
 
@@ -263,5 +308,6 @@ if __name__ == "__main__":
     if scenario.startswith("race"):
         outcome = race(where, locked=scenario == "race-locked")
     else:
+        lease_locks.LEASE_S = 1.0  # every killed process leaves a lock to wait for
         outcome = kill_table(where, scenario)
     sys.stdout.write(json.dumps(outcome))

@@ -105,6 +105,7 @@ class World:
             files=LocalFiles(root),
             traffic=LocalTraffic(root / "traffic"),
             locks=FileLocks(root / "locks"),
+            host_locks=FileLocks(root / "host-locks"),
             make_ledger=lambda: ledger,
             make_registry=lambda: registry,
             make_tracker=lambda: None,

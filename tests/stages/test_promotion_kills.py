@@ -44,8 +44,14 @@ CALLS = {
 """Everything durable that an operation changes, in order; each is a point before which and after which it is killed."""
 
 
-def run(scenario, folder):
-    command = [sys.executable, str(PROGRAM), scenario, str(folder)]
+@pytest.fixture(params=["sqlite", "postgresql"])
+def server(request):
+    """Where ledger and locks lie: nothing for files, or the folder of a PostgreSQL server."""
+    return () if request.param == "sqlite" else (request.getfixturevalue("postgres_server").folder,)
+
+
+def run(scenario, folder, *server):
+    command = [sys.executable, str(PROGRAM), scenario, str(folder), *map(str, server)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -53,8 +59,10 @@ def run(scenario, folder):
 
 
 @pytest.mark.parametrize("operation", list(ENDS))
-def test_operation_ends_the_same_when_killed_around_any_durable_call_and_repeated_or_reconciled(tmp_path, operation):
-    table = run(operation, tmp_path)
+def test_operation_ends_the_same_when_killed_around_any_durable_call_and_repeated_or_reconciled(
+    tmp_path, server, operation
+):
+    table = run(operation, tmp_path, *server)
 
     assert table["calls"] == CALLS[operation]
     assert table["expected"] == ENDS[operation]
@@ -67,8 +75,8 @@ def test_operation_ends_the_same_when_killed_around_any_durable_call_and_repeate
 
 
 @pytest.mark.parametrize("scenario", ["race-locked", "race-unlocked"])
-def test_one_of_two_promoters_wins_and_the_other_is_told_that_its_champion_is_stale(tmp_path, scenario):
-    outcome = run(scenario, tmp_path)
+def test_one_of_two_promoters_wins_and_the_other_is_told_that_its_champion_is_stale(tmp_path, server, scenario):
+    outcome = run(scenario, tmp_path, *server)
 
     winner = outcome["state"]["ledger"][1][2]
     assert sorted(outcome["codes"]) == [0, 1]
