@@ -85,7 +85,8 @@ class SegmentWriter(Generic[R]):
     @property
     def waiting_rows(self) -> int:
         """Rows that were taken and are not written yet: what is lost if the process is killed now."""
-        return self._rows + self._rows_in_hand
+        with self._lock:
+            return self._rows + self._rows_in_hand
 
     def append(self, record: R) -> None:
         """Take a record; it is lost, and counted, when the memory for waiting records is full."""
