@@ -11,7 +11,7 @@ from pathlib import Path
 STAGED = ".staged-"
 """How the names of files begin that are being written. One that was killed meanwhile leaves its file behind."""
 ABANDONED_AFTER_S = 3600.0
-"""Nothing that a living gateway needs stays untouched for so long: writing takes moments, heartbeats come in seconds."""
+"""Nothing that a living gateway needs stays untouched for so long: it writes in moments, and renews in seconds."""
 
 logger = logging.getLogger(__name__)
 

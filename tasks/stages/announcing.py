@@ -30,7 +30,7 @@ GIVEN_UP_AFTER = timedelta(days=1)
 
 
 def announce_ledger(services: Services, model_name: str, now: str) -> None:
-    """Announce the model's promotions, the rollouts that ended without one, and their pauses for a person, each once."""
+    """Announce the model's promotions, rollouts that ended without one, and pauses for a person, each once."""
     history = services.ledger.history(model_name)
     record = latest_record(services, model_name)
 

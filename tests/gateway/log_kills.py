@@ -65,7 +65,8 @@ def records_of(log, turn):
             x = np.full((ROWS, 4), number, np.float32)
             if log == "predictions":
                 outputs = np.eye(3, dtype=np.float32)[[number % 3] * ROWS]
-                made.append(PredictionRecord(route, 1, request_id, AT, "champion", "champion", False, 1.0, "", x, outputs))
+                arms = "champion", "champion"
+                made.append(PredictionRecord(route, 1, request_id, AT, *arms, False, 1.0, "", x, outputs))
             elif log == "feedback":
                 made.append(FeedbackRecord(name, request_id, AT, [float(row) for row in range(ROWS)]))
             else:

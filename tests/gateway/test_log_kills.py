@@ -36,9 +36,8 @@ def turns_in(found, model, log):
         return raw // (REQUESTS * ROWS)
     rows = {(request_id, row): times for request_id, row, times in found["rows"][f"{model}/{log}"]}
     assert set(rows.values()) <= {1}, "no row is doubled"
-    whole = [
-        turn for turn in range(TURNS + 1) if {(name, row) for name in request_ids(turn) for row in range(ROWS)} <= set(rows)
-    ]
+    wanted = [{(name, row) for name in request_ids(turn) for row in range(ROWS)} for turn in range(TURNS + 1)]
+    whole = [turn for turn in wanted if turn <= set(rows)]
     assert len(rows) == len(whole) * REQUESTS * ROWS, "a segment is seen whole or not at all"
     return len(whole)
 
