@@ -191,7 +191,15 @@ class RouteWatcher:
             self._acknowledge(model_name, known)
 
     def _tidy(self, model_name: str) -> None:
+        """Say what an earlier process left behind, and remove what is left of those that are long dead."""
         try:
+            if self._store.has_acknowledgement(model_name, self._replica):
+                logger.warning(
+                    "an earlier process of the name %s did not end in order: what waited in its memory for the logs of "
+                    "%s is lost",
+                    self._replica,
+                    model_name,
+                )
             removed = self._store.forget_the_dead(model_name)
         except OSError as error:
             logger.warning("acknowledgements of dead gateways of %s stay: %s", model_name, error)

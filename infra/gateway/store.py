@@ -94,6 +94,10 @@ class GatewayStore:
             if path.read_bytes() == self._acknowledged.get(model_name):
                 path.unlink()
 
+    def has_acknowledgement(self, model_name: str, replica: str) -> bool:
+        """Tell whether there is an acknowledgement under this name; before the first, it is another process's."""
+        return self._acknowledgement_path(model_name, replica).exists()
+
     def forget_the_dead(self, model_name: str) -> int:
         """Remove acknowledgements, whole or half written, of gateways that have not renewed theirs for an hour.
 
