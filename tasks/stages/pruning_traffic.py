@@ -7,7 +7,6 @@ from tasks.contracts.errors import UserError
 from tasks.runtime.services import Services
 from tasks.stages.rollout_record import latest_record
 
-
 _NEEDED_DAYS = 1.0
 """What monitoring looks back for labels."""
 

@@ -194,8 +194,11 @@ def healed_hours(root):
 OPERATIONS = {
     "write": (lambda root: None, lambda root, told: write(root, range(TURNS), told), seen, go_on),
     "write-labels": (
-        lambda root: None, lambda root, told: write(root, range(1), told, ("feedback",)), seen, go_on,
-    ),  # fmt: skip
+        lambda root: None,
+        lambda root, told: write(root, range(1), told, ("feedback",)),
+        seen,
+        go_on,
+    ),
     "prune": (old_hours, lambda root, told: prune(root), hours, healed_hours),
 }
 

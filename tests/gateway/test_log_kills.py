@@ -154,4 +154,3 @@ def kernel_calls(trace, root):
             continue
         found["rmdir" if "AT_REMOVEDIR" in arguments else name] += 1
     return found
-

@@ -212,20 +212,19 @@ def test_a_supervisor_started_after_one_that_was_killed_while_its_workers_reload
     first, second = scales
     site.route(first)
     log = tmp_path / "log"
-    with supervised(site, log) as old:
-        with asking(old) as answers:
-            eventually(lambda: len(answers) > 5)
-            workers = list(old.workers().values())
-            version = site.route(second)
-            since = site.wait_for(version, "test-0").at
-            old.process.kill()
-            with supervised(site, log, port=old.url.rpartition(":")[2]) as new:
-                eventually(lambda: not any(worker.is_running() for worker in workers), timeout_s=60)
-                for replica in ("test-0", "test-1"):  # the old workers' end took no acknowledgement of the new away
-                    eventually(lambda replica=replica: acknowledges(site, replica, version, since), timeout_s=60)
-                assert models_behind(new, "new") == {second}
-                new.process.terminate()
-                assert new.process.wait(timeout=60) == 0
+    with supervised(site, log) as old, asking(old) as answers:
+        eventually(lambda: len(answers) > 5)
+        workers = list(old.workers().values())
+        version = site.route(second)
+        since = site.wait_for(version, "test-0").at
+        old.process.kill()
+        with supervised(site, log, port=old.url.rpartition(":")[2]) as new:
+            eventually(lambda: not any(worker.is_running() for worker in workers), timeout_s=60)
+            for replica in ("test-0", "test-1"):  # the old workers' end took no acknowledgement of the new away
+                eventually(lambda replica=replica: acknowledges(site, replica, version, since), timeout_s=60)
+            assert models_behind(new, "new") == {second}
+            new.process.terminate()
+            assert new.process.wait(timeout=60) == 0
     answered = check_answers(answers, models, scales)
     assert answered <= logged_once(site), "workers that lose their supervisor end in order"
     assert [site.acknowledgement(name) for name in ("test-0", "test-1")] == [None, None]
