@@ -16,6 +16,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas  # noqa: F401 - or every child would import it
+import pyarrow.acero
+import pyarrow.compute  # noqa: F401
 import pyarrow.parquet as pq
 
 from infra.gateway import telemetry
