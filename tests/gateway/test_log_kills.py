@@ -83,32 +83,23 @@ def test_log_keeps_its_promise_when_killed_at_any_call_that_changes_a_file(tmp_p
     assert {turns_in(table["end"], model, log) for model, log in LOGGED} == {TURNS}
 
 
-def test_an_hour_is_removed_whole_or_not_at_all_when_retention_is_killed_around_its_rename(tmp_path):
-    check_retention(run("table", "prune", tmp_path, "rename"))
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_an_hour_is_removed_whole_or_not_at_all_when_retention_is_killed_at_any_call(tmp_path):
     table = run("table", "prune", tmp_path)
-    check_retention(table)
-    calls = Counter(tuple(name.split()[:2]) for name in table["names"])
-    assert calls["before", "rename"] == calls["after", "rmdir"] > 0
-    assert calls["before", "unlink"] == 2 * calls["before", "rename"]
-
-
-def check_retention(table):
     report("retention", table)
-    assert table["points"]
     kept = table["end"]["hours"]
     assert kept["predictions"] == kept["feedback"]
     assert list(kept["predictions"]) == KEPT_HOURS
+    assert table["end"]["left"] == []
     for point in table["points"]:
         for log, hours in point["left"]["hours"].items():
             assert set(hours.values()) == {2}, f"half an hour of {log} was seen, killed {point['point']}"
             assert set(hours) >= set(kept[log]), point["point"]
         assert point["healed"] == table["end"], point["point"]
-    assert table["end"]["left"] == []
+    calls = Counter(tuple(name.split()[:2]) for name in table["names"])
+    assert calls["before", "rename"] == calls["after", "rmdir"] > 0
+    assert calls["before", "unlink"] == 2 * calls["before", "rename"]
 
 
 KERNEL = {
