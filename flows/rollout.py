@@ -14,6 +14,7 @@ from tasks.reporting.rollout_news import tell
 from tasks.route import route
 from tasks.runtime.services import connect
 from tasks.settle import settle
+from tasks.stages.announcing import announce_ledger
 from tasks.stages.rolling import advance, begin_rollout
 from tasks.stages.rollout_record import RolloutRecord, latest_record, summarise
 from tasks.watch import watch
@@ -66,6 +67,8 @@ def _tick(log: TrafficLog, record: RolloutRecord, pause_s: float) -> RolloutReco
     time.sleep(pause_s)
     moved = advance(connect(), record, watch(log, record), _now())
     tell(record.state, moved.state)
+    if moved.state.status == "paused":
+        announce_ledger(connect(), moved.state.model_name, _now())
     return moved
 
 

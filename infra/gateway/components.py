@@ -1,5 +1,6 @@
 """The parts of a running gateway, and the order in which they start and stop."""
 
+import functools
 from typing import TYPE_CHECKING
 
 from infra.gateway.batching import BatchPolicy
@@ -43,6 +44,8 @@ class Components:
             rows,
             **(limits | {"buffer_bytes": config.input_buffer_bytes}),
         )
+        for log, writer in (("predictions", self._predictions), ("feedback", self.feedback), ("inputs", self._inputs)):
+            self.metrics.log_waiting_rows.labels(log).set_function(functools.partial(getattr, writer, "waiting_rows"))
         self._watchdog = Watchdog(config.inference_timeout_s)
         self._shadows = ShadowRunner(self.metrics, self._predictions.append, queue_size=config.shadow_queue)
         self.dispatcher = Dispatcher(

@@ -133,6 +133,12 @@ class GatewayMetrics:
             ["log", "outcome"],
             registry=registry,
         )
+        self.log_waiting_rows = Gauge(
+            "stillhouse_gateway_log_waiting_rows",
+            "Log rows that wait in memory to be written: what is lost if the process is killed now.",
+            ["log"],
+            registry=registry,
+        )
         self.route_version = Gauge(
             "stillhouse_gateway_route_version", "Version of the route that is served.", ["model"], registry=registry
         )

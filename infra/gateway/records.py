@@ -76,6 +76,10 @@ class PredictionRecord(NamedTuple):
         return self.inputs.nbytes + 1024
 
     @property
+    def layout(self) -> None:
+        """Records that share a segment agree on this: all may."""
+
+    @property
     def answering(self) -> Arm:
         """The model version that answered, or was the last to fail."""
         answering = self.route.challenger if self.served_by == "challenger" else self.route.champion
@@ -101,6 +105,10 @@ class FeedbackRecord(NamedTuple):
     def num_bytes(self) -> int:
         """Roughly the memory that this holds until it is written."""
         return 32 * len(self.labels) + 512
+
+    @property
+    def layout(self) -> None:
+        """Records that share a segment agree on this: all may."""
 
 
 def prediction_table(records: list[PredictionRecord]) -> pa.Table:

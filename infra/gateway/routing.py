@@ -179,6 +179,8 @@ class RouteWatcher:
 
     def _follow(self, model_name: str) -> None:
         known = self._followed.get(model_name)
+        if known is None:
+            self._tidy(model_name)
         found = self._store.latest_route(model_name, known.version if known else 0)
         now = time.monotonic()
         if found:
@@ -187,6 +189,23 @@ class RouteWatcher:
             self._serve(known.route, known.version)
         elif known and now - known.acknowledged_at >= self._heartbeat_interval_s:
             self._acknowledge(model_name, known)
+
+    def _tidy(self, model_name: str) -> None:
+        """Say what an earlier process left behind, and remove what is left of those that are long dead."""
+        try:
+            if self._store.has_acknowledgement(model_name, self._replica):
+                logger.warning(
+                    "an earlier process of the name %s did not end in order: what waited in its memory for the logs of "
+                    "%s is lost",
+                    self._replica,
+                    model_name,
+                )
+            removed = self._store.forget_the_dead(model_name)
+        except OSError as error:
+            logger.warning("acknowledgements of dead gateways of %s stay: %s", model_name, error)
+        else:
+            if removed:
+                logger.info("%s: %d acknowledgements of dead gateways removed", model_name, removed)
 
     def _take(self, model_name: str, version: int, document: bytes) -> None:
         try:

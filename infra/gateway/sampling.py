@@ -34,6 +34,11 @@ class InputRecord(NamedTuple):
         """Roughly the memory that this holds until it is written."""
         return self.inputs.nbytes + 512
 
+    @property
+    def layout(self) -> tuple[str, tuple[int, ...]]:
+        """Records that share a segment agree on this: the rows' dtype and shape, which a reload may change."""
+        return self.inputs.dtype.name, self.inputs.shape[1:]
+
 
 def sampling(
     record: Callable[[PredictionRecord], None], keep: Callable[[InputRecord], None], share: float
@@ -57,9 +62,9 @@ def input_table(records: list[InputRecord]) -> pa.Table:
     """Lay out the rows of one model, which have one dtype and shape.
 
     Raises:
-        ValueError: they have not: the model's signature changed between two of the records.
+        ValueError: they have not.
     """
-    layouts = {(record.inputs.dtype.name, record.inputs.shape[1:]) for record in records}
+    layouts = {record.layout for record in records}
     if len(layouts) > 1:
         raise ValueError(f"rows of {records[0].model_name} come as {sorted(layouts)}; a segment holds one of them")
     ((dtype, shape),) = layouts

@@ -1,9 +1,10 @@
 """The gateway's view of the store: it reads routes and models, and writes acknowledgements."""
 
+import contextlib
 import re
 from pathlib import Path
 
-from infra.gateway.durable import replace_file
+from infra.gateway.durable import remove_abandoned, replace_file
 from tasks.contracts.artifact import artifact_key, document_key
 from tasks.contracts.compression import original_form
 from tasks.contracts.errors import ArtifactCorruptError, ArtifactMissingError
@@ -20,6 +21,8 @@ class GatewayStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._acknowledged: dict[str, bytes] = {}
+        """What this process has written last, by model."""
 
     def routed_models(self) -> list[str]:
         """Return the names of all models that have a route."""
@@ -77,11 +80,33 @@ class GatewayStore:
     def acknowledge(self, acknowledgement: RouteAcknowledgement) -> None:
         """Replace this replica's acknowledgement of the model's route."""
         path = self._acknowledgement_path(acknowledgement.model_name, acknowledgement.replica)
-        replace_file(path, acknowledgement.canonical_json())
+        data = acknowledgement.canonical_json()
+        replace_file(path, data)
+        self._acknowledged[acknowledgement.model_name] = data
 
     def withdraw(self, model_name: str, replica: str) -> None:
-        """Remove this replica's acknowledgement, so that nobody waits for a gateway that has stopped."""
-        self._acknowledgement_path(model_name, replica).unlink(missing_ok=True)
+        """Remove this process's acknowledgement, so that nobody waits for a gateway that has stopped.
+
+        Another one may have been started under its name already; what that one wrote stays.
+        """
+        path = self._acknowledgement_path(model_name, replica)
+        with contextlib.suppress(FileNotFoundError):
+            if path.read_bytes() == self._acknowledged.get(model_name):
+                path.unlink()
+
+    def has_acknowledgement(self, model_name: str, replica: str) -> bool:
+        """Tell whether there is an acknowledgement under this name; before the first, it is another process's."""
+        return self._acknowledgement_path(model_name, replica).exists()
+
+    def forget_the_dead(self, model_name: str) -> int:
+        """Remove acknowledgements, whole or half written, of gateways that have not renewed theirs for an hour.
+
+        Return how many. A living one whose host's clock is that far behind writes its own anew.
+
+        Raises:
+            OSError: one cannot be removed.
+        """
+        return remove_abandoned((self._root / "acknowledgements" / model_name).glob("*"))
 
     def _newest_version(self, name: str) -> int:
         """Return the newest version of a document whose folder is there; 0 if it has none yet."""

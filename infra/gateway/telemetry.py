@@ -1,14 +1,16 @@
 """The log: records wait in bounded memory, and one thread writes them as Parquet segments.
 
 Nothing here is ever raised to a caller. What cannot be kept or written is counted, in the metrics
-and in the process's own log.
+and in the process's own log. A row that is counted as written lies on the disk, once, in a segment
+that readers see whole. Rows that still wait die with a process that is killed: a metric tells how many
+they are at any time.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -16,7 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from prometheus_client import Counter
 
-from infra.gateway.durable import publish_file
+from infra.gateway.durable import STAGED, publish_file, remove_abandoned
+
+_HOUR_FORMAT = "%Y-%m-%d-%H"
+_TIDIED_HOURS = 24
+"""Older hours are left to retention: a log of weeks is long to look through."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +36,8 @@ class Record(Protocol):
     def num_rows(self) -> int: ...  # noqa: D102
     @property
     def num_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def layout(self) -> object: ...  # noqa: D102
 
 
 R = TypeVar("R", bound=Record)
@@ -63,6 +71,7 @@ class SegmentWriter(Generic[R]):
         self._records: list[R] = []
         self._rows = 0
         self._bytes = 0
+        self._rows_in_hand = 0
         self._number = 0
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -72,6 +81,12 @@ class SegmentWriter(Generic[R]):
         """Begin writing."""
         pa.array([0])  # the first conversion imports pandas where it is installed: not under a request
         self._thread.start()
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that were taken and are not written yet: what is lost if the process is killed now."""
+        with self._lock:
+            return self._rows + self._rows_in_hand
 
     def append(self, record: R) -> None:
         """Take a record; it is lost, and counted, when the memory for waiting records is full."""
@@ -101,6 +116,7 @@ class SegmentWriter(Generic[R]):
         self._bytes += record.num_bytes
 
     def _work(self) -> None:
+        self._tidy()
         while not self._stopping.is_set():
             self._wake.wait(self._flush_interval_s)
             self._wake.clear()
@@ -111,20 +127,22 @@ class SegmentWriter(Generic[R]):
     def _flush(self) -> bool:
         """Write what waits; return False, and keep it waiting, if the disk refused some of it."""
         with self._lock:
+            self._rows_in_hand = self._rows
             records, self._records, self._rows, self._bytes = self._records, [], 0, 0
-        by_model: dict[str, list[R]] = {}
+        segments: dict[tuple[str, object], list[R]] = {}
         for record in records:
-            by_model.setdefault(record.model_name, []).append(record)
-        outcomes = [self._flush_model(model_name, group) for model_name, group in by_model.items()]
+            segments.setdefault((record.model_name, record.layout), []).append(record)
+        outcomes = [self._flush_segment(model_name, group) for (model_name, _), group in segments.items()]
         return all(outcomes)
 
-    def _flush_model(self, model_name: str, records: list[R]) -> bool:
+    def _flush_segment(self, model_name: str, records: list[R]) -> bool:
         rows = sum(record.num_rows for record in records)
         try:
             self._write(model_name, self._to_table(records))
         except OSError as error:  # the disk may have room again at the next flush
             logger.error("%s log of %s: %d rows not written, will retry: %s", self._log, model_name, rows, error)
             with self._lock:
+                self._rows_in_hand -= rows
                 for record in records:
                     self._keep(record)
             return False
@@ -133,6 +151,8 @@ class SegmentWriter(Generic[R]):
             self._lost.inc(rows)
         else:
             self._written.inc(rows)
+        with self._lock:
+            self._rows_in_hand -= rows
         return True
 
     def _write(self, model_name: str, table: pa.Table) -> None:
@@ -142,13 +162,20 @@ class SegmentWriter(Generic[R]):
         pq.write_table(table, buffer, compression="zstd")
         data = buffer.getvalue().to_pybytes()
         now = time.time_ns()
-        hour = datetime.fromtimestamp(now / 1e9, UTC).strftime("%Y-%m-%d-%H")
+        hour = datetime.fromtimestamp(now / 1e9, UTC).strftime(_HOUR_FORMAT)
+        folder = self._root / model_name / self._log / hour
         self._number = max(self._number + 1, now // 1000)  # rises through restarts under the same name
-        while True:
-            path = self._root / model_name / self._log / hour / f"{self._replica}-{self._number}.parquet"
-            try:
-                publish_file(path, data)
-            except FileExistsError:  # another replica was given the same name
-                self._number += 1
-            else:
-                return
+        while not publish_file(folder / f"{self._replica}-{self._number}.parquet", data):
+            self._number += 1  # another replica was given the same name
+
+    def _tidy(self) -> None:
+        """Remove what processes left half written in the last hours, when they were killed."""
+        now = datetime.now(UTC)
+        hours = [(now - timedelta(hours=back)).strftime(_HOUR_FORMAT) for back in range(_TIDIED_HOURS)]
+        try:
+            removed = sum(remove_abandoned(self._root.glob(f"*/{self._log}/{hour}/{STAGED}*")) for hour in hours)
+        except OSError as error:
+            logger.warning("%s log: unfinished files stay: %s", self._log, error)
+        else:
+            if removed:
+                logger.info("%s log: %d unfinished files of killed processes removed", self._log, removed)

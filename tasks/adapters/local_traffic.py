@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tasks.adapters.traffic_retention import logged_models, prune_model
 from tasks.contracts.traffic_retention import Pruned
+from tasks.decisions.log_retention import Limits
 
 
 class LocalTraffic:
@@ -26,6 +27,6 @@ class LocalTraffic:
         """See `TrafficFiles.models`."""
         return logged_models(self._root)
 
-    def prune(self, model_name: str, keep_from: datetime, kept_because: str, *, dry_run: bool = False) -> Pruned:
+    def prune(self, model_name: str, limits: Limits, *, dry_run: bool = False) -> Pruned:
         """See `TrafficFiles.prune`."""
-        return prune_model(self._root, model_name, keep_from, kept_because, dry_run=dry_run)
+        return prune_model(self._root, model_name, limits, dry_run=dry_run)

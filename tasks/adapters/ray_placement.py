@@ -262,7 +262,7 @@ class _Order(Value):
             call=call,
             source=source_digest(call.modules),
             engines=engine_versions(call.modules),
-            store=str(settings.store_root),
+            store=settings.store_name,
         )
 
     def require_same(self) -> None:

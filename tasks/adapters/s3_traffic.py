@@ -5,6 +5,7 @@ removed here.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -13,8 +14,9 @@ from pathlib import Path
 from tasks.adapters.local_store import write_atomically
 from tasks.adapters.s3_bucket import Bucket, Listed
 from tasks.contracts.errors import ArtifactCorruptError
-from tasks.contracts.traffic_retention import LOGS, Pruned, first_hour_kept, is_hour
+from tasks.contracts.traffic_retention import LOGS, Pruned, is_hour
 from tasks.contracts.value import Digest, sha256_hex
+from tasks.decisions.log_retention import Limits, LoggedHour, choose_hours
 
 _SEGMENT = re.compile(
     r"(?P<model>[a-z0-9][a-z0-9-]*)/(?P<log>[a-z]+)/(?P<hour>\d{4}-\d{2}-\d{2}-\d{2})/"
@@ -57,29 +59,22 @@ class S3Traffic:
         """See `TrafficFiles.models`."""
         return sorted(name for name in self._bucket.folders("") if self._bucket.folders(f"{name}/predictions/"))
 
-    def prune(self, model_name: str, keep_from: datetime, kept_because: str, *, dry_run: bool = False) -> Pruned:
+    def prune(self, model_name: str, limits: Limits, *, dry_run: bool = False) -> Pruned:
         """See `TrafficFiles.prune`. The oldest go first, so that what a crash leaves is a whole end of the log."""
-        last = first_hour_kept(keep_from)
-        hours: set[tuple[str, str]] = set()
-        files = size = 0
+        segments: dict[tuple[str, str], list[Listed]] = defaultdict(list)
         for log in LOGS:
             for item in self._segments(model_name, log, ""):
-                hour = item.key.split("/")[2]
-                if hour >= last:
-                    break
-                hours.add((log, hour))
-                files, size = files + 1, size + item.size_bytes
-                if not dry_run:
+                segments[item.key.split("/")[2], log].append(item)
+        choice = choose_hours(
+            (LoggedHour(hour, log, len(items), sum(item.size_bytes for item in items))
+             for (hour, log), items in segments.items()),
+            limits,
+        )  # fmt: skip
+        if not dry_run:
+            for hour in choice.doomed:
+                for item in segments[hour.name, hour.log]:
                     self._bucket.delete(item.key)
-        return Pruned(
-            model_name=model_name,
-            kept_from=keep_from.isoformat(timespec="seconds"),
-            kept_because=kept_because,
-            folders=len(hours),
-            files=files,
-            size_bytes=size,
-            dry_run=dry_run,
-        )
+        return choice.report(model_name, dry_run=dry_run)
 
     def _follow(self, model_name: str, log: str, first: str) -> None:
         """Make the copy of one log equal the log, from the hour `first` on."""

@@ -21,6 +21,7 @@ ALARM_EVENTS: dict[CheckKind, str] = {
 }
 MODEL_PROMOTED = "stillhouse.model.promoted"
 ROLLOUT_ABORTED = "stillhouse.rollout.aborted"
+ROLLOUT_PAUSED = "stillhouse.rollout.paused"
 DATA_PUBLISHED = "stillhouse.data.published"
 
 
@@ -188,6 +189,8 @@ class Outbox(Value):
     """Ledger entries up to this one have been announced."""
     rollout_id: str = ""
     """The last rollout that ended without a promotion and was announced."""
+    paused: str = ""
+    """The last pause for a person that was announced: the event's id."""
     data_revision: str = ""
     unsent: tuple[Announcement, ...] = ()
 

@@ -1,18 +1,18 @@
-"""What a rollout says in Prefect's pages: every look in the log, a pause for a person as artifact and event."""
+"""What a rollout says in Prefect's pages: every look in the log, a pause for a person as an artifact.
+
+The events of a rollout are announced by `tasks.stages.announcing`.
+"""
 
 import logging
 
 from tasks.decisions.rollout_state import RolloutState
 from tasks.reporting.artifacts import escape_markdown
 
-PAUSED_EVENT = "stillhouse.rollout.paused"
-"""Prefect event of a rollout that has begun to wait for a person; an automation may notify one."""
-
 
 def tell(before: RolloutState, state: RolloutState) -> None:
     """Tell what was decided. Needs the context of a flow run.
 
-    The artifact `rollout-<model>` and the event come once for each pause.
+    The artifact `rollout-<model>` comes once for each pause.
     """
     from prefect import get_run_logger
 
@@ -24,7 +24,9 @@ def tell(before: RolloutState, state: RolloutState) -> None:
         level, "%s at %g %%: %s", state.latest.verdict, state.latest.judged_weight, state.latest.reason
     )
     if paused:
-        _ask_for_a_person(state)
+        from prefect.artifacts import create_markdown_artifact
+
+        create_markdown_artifact(pause_markdown(state), key=f"rollout-{state.model_name}", description="Rollout paused")
 
 
 def pause_markdown(state: RolloutState) -> str:
@@ -42,25 +44,4 @@ def pause_markdown(state: RolloutState) -> str:
     return (
         f"**The rollout of version {state.challenger.version} of {name} waits for a person** at {state.weight:g} % "
         f"since {state.latest.at}.\n\n{escape_markdown(state.latest.reason)}\n\n{commands}"
-    )
-
-
-def _ask_for_a_person(state: RolloutState) -> None:
-    from prefect.artifacts import create_markdown_artifact
-    from prefect.events import emit_event
-
-    assert state.latest is not None
-    create_markdown_artifact(pause_markdown(state), key=f"rollout-{state.model_name}", description="Rollout paused")
-    emit_event(
-        PAUSED_EVENT,
-        resource={
-            "prefect.resource.id": f"stillhouse.model.{state.model_name}",
-            "prefect.resource.name": state.model_name,
-        },
-        payload={
-            "rollout_id": state.rollout_id,
-            "challenger_version": state.challenger.version,
-            "weight": state.weight,
-            "reason": state.latest.reason,
-        },
     )

@@ -17,6 +17,7 @@ from tasks.contracts.monitoring import Announcement
 from tasks.contracts.traffic_retention import Pruned
 from tasks.contracts.value import Digest
 from tasks.contracts.verdict import LedgerEntry
+from tasks.decisions.log_retention import Limits
 from tasks.runtime.placement import LocalPlacement, Placement
 from tasks.runtime.settings import Settings, current_settings
 
@@ -161,8 +162,8 @@ class TrafficFiles(Protocol):
         """Return the models that have a log, sorted."""
         ...
 
-    def prune(self, model_name: str, keep_from: datetime, kept_because: str, *, dry_run: bool = False) -> Pruned:
-        """Remove the model's hours before `keep_from`, but for those next to it.
+    def prune(self, model_name: str, limits: Limits, *, dry_run: bool = False) -> Pruned:
+        """Remove the model's hours beyond `limits`, whole ones only.
 
         Raises:
             InfrastructureError: an hour cannot be removed.

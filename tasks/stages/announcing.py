@@ -11,7 +11,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from tasks.contracts.errors import DocumentConflictError, ServiceUnavailableError
-from tasks.contracts.monitoring import DATA_PUBLISHED, MODEL_PROMOTED, ROLLOUT_ABORTED, Announcement, Outbox
+from tasks.contracts.monitoring import (
+    DATA_PUBLISHED,
+    MODEL_PROMOTED,
+    ROLLOUT_ABORTED,
+    ROLLOUT_PAUSED,
+    Announcement,
+    Outbox,
+)
 from tasks.contracts.verdict import LedgerEntry
 from tasks.decisions.alarms import announcement_id
 from tasks.runtime.services import Events, Services
@@ -23,7 +30,7 @@ GIVEN_UP_AFTER = timedelta(days=1)
 
 
 def announce_ledger(services: Services, model_name: str, now: str) -> None:
-    """Announce the model's promotions, and the rollouts that ended without one, each once."""
+    """Announce the model's promotions, rollouts that ended without one, and pauses for a person, each once."""
     history = services.ledger.history(model_name)
     record = latest_record(services, model_name)
 
@@ -33,10 +40,14 @@ def announce_ledger(services: Services, model_name: str, now: str) -> None:
         ended = record is not None and record.state.status in ("rolled_back", "aborted")
         if record is not None and ended and record.state.rollout_id != outbox.rollout_id:
             unsent.append(_abortion(record))
+        pause = _pause(record) if record is not None and record.state.status == "paused" else None
+        if pause is not None and pause.event_id != outbox.paused:
+            unsent.append(pause)
         return outbox.model_copy(
             update={
                 "ledger_sequence": history[-1].sequence if history else 0,
                 "rollout_id": record.state.rollout_id if record is not None and ended else outbox.rollout_id,
+                "paused": outbox.paused if pause is None else pause.event_id,
                 "unsent": (*outbox.unsent, *unsent),
             }
         )
@@ -139,5 +150,24 @@ def _abortion(record: RolloutRecord) -> Announcement:
             "status": state.status,
             "since": state.created_at,
             "reason": state.latest.reason,
+        },
+    )
+
+
+def _pause(record: RolloutRecord) -> Announcement:
+    state = record.state
+    began = next(decision for decision in reversed(state.history) if decision.verdict == "hold")
+    return Announcement(
+        event_id=announcement_id("paused", state.model_name, state.rollout_id, str(began.tick)),
+        event=ROLLOUT_PAUSED,
+        subject=f"model.{state.model_name}",
+        occurred=began.at,
+        payload={
+            "model_name": state.model_name,
+            "version": state.challenger.version,
+            "model_digest": state.challenger.digest,
+            "rollout_id": state.rollout_id,
+            "weight": state.weight,
+            "reason": began.reason,
         },
     )

@@ -6,6 +6,7 @@ from tasks.adapters.s3_traffic import S3Traffic, segment_key
 from tasks.adapters.traffic import TrafficLog
 from tasks.adapters.traffic_shipping import TrafficShipper
 from tasks.contracts.errors import ArtifactCorruptError
+from tasks.decisions.log_retention import Limits
 from tests.adapters.traffic_files import NOON, Segments
 
 
@@ -64,10 +65,18 @@ def test_folder_reads_nothing_that_no_gateway_wrote(s3, traffic):
 
 def test_prune_removes_old_hours_there_and_the_next_look_removes_them_here(s3, traffic):
     assert len(ids(traffic)) == 8
-    dry = traffic.prune("m", NOON - timedelta(hours=3), "three hours", dry_run=True)
+    dry = traffic.prune("m", Limits(NOON - timedelta(hours=3), "three hours"), dry_run=True)
     assert len(ids(traffic)) == 8
-    done = traffic.prune("m", NOON - timedelta(hours=3), "three hours")
+    done = traffic.prune("m", Limits(NOON - timedelta(hours=3), "three hours"))
     assert (done.folders, done.files) == (dry.folders, dry.files) == (4, 4)
     assert done.size_bytes > 0
     assert ids(traffic, since=NOON) == [f"{hours}" for hours in range(6)]
-    assert traffic.prune("m", NOON - timedelta(hours=3), "three hours").files == 0
+    assert traffic.prune("m", Limits(NOON - timedelta(hours=3), "three hours")).files == 0
+
+
+def test_prune_removes_the_oldest_hours_there_until_the_rest_is_small_enough(traffic):
+    size = traffic.prune("m", Limits(None, "nothing is asked"), dry_run=True).kept_bytes
+    done = traffic.prune("m", Limits(None, "nothing is asked", max_bytes=size // 2))
+    assert 0 < done.kept_bytes <= size // 2
+    assert done.kept_bytes + done.size_bytes == size
+    assert traffic.prune("m", Limits(None, "nothing is asked"), dry_run=True).kept_bytes == done.kept_bytes

@@ -70,3 +70,6 @@ def test_traffic_prune_says_what_it_would_remove_and_then_removes_it(world):
     (done,) = json.loads(run("traffic", "prune", "--keep-days", "2", "--json").output)
     assert (done["files"], done["dry_run"]) == (1, False)
     assert len(list((world.log.root / "m" / "predictions").iterdir())) == hours - 1
+    by_size = run("traffic", "prune", "--max-bytes", "0", "--dry-run")
+    assert "would remove 0 hours" in by_size.output
+    assert "still needed" in by_size.output

@@ -15,7 +15,14 @@ import pytest
 import yaml
 
 from tasks.adapters.prefect_events import PrefectEvents
-from tasks.contracts.monitoring import ALARM_EVENTS, DATA_PUBLISHED, MODEL_PROMOTED, ROLLOUT_ABORTED, Announcement
+from tasks.contracts.monitoring import (
+    ALARM_EVENTS,
+    DATA_PUBLISHED,
+    MODEL_PROMOTED,
+    ROLLOUT_ABORTED,
+    ROLLOUT_PAUSED,
+    Announcement,
+)
 from tasks.decisions.alarms import announcement_id
 from tasks.decisions.monitoring_policy import MonitoringPolicy
 from tasks.runtime.settings import Settings
@@ -58,7 +65,7 @@ def test_the_examples_of_the_documentation_are_valid():
 
 def test_the_documentation_names_every_event():
     page = (ROOT / "docs" / "monitoring.md").read_text()
-    for name in (*ALARM_EVENTS.values(), MODEL_PROMOTED, ROLLOUT_ABORTED, DATA_PUBLISHED):
+    for name in (*ALARM_EVENTS.values(), MODEL_PROMOTED, ROLLOUT_ABORTED, ROLLOUT_PAUSED, DATA_PUBLISHED):
         assert name in page
 
 

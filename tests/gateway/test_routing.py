@@ -146,6 +146,17 @@ def test_scan_refuses_a_challenger_whose_outputs_differ(watcher, table, site, mo
     assert "outputs" in site.acknowledgement().message
 
 
+def test_first_scan_warns_of_an_earlier_process_that_was_killed_and_later_ones_do_not(watcher, site, models, caplog):
+    site.route(site.put(models.linear()))
+    watcher.scan()
+    watcher.scan()
+    assert "did not end in order" not in caplog.text
+    watcher._followed.clear()  # as in a process that was started after this one was killed
+    watcher.scan()
+    watcher.scan()
+    assert caplog.text.count("an earlier process of the name test did not end in order") == 1
+
+
 def test_stop_withdraws_the_acknowledgement(watcher, table, site, models, poll):
     site.route(site.put(models.linear()))
     watcher.start()

@@ -1,9 +1,15 @@
+import os
+import time
+from datetime import UTC, datetime
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from infra.gateway.durable import ABANDONED_AFTER_S
 from infra.gateway.records import FeedbackRecord, feedback_table
+from infra.gateway.sampling import InputRecord, input_table
 from infra.gateway.telemetry import SegmentWriter
 
 
@@ -127,3 +133,53 @@ def test_two_writers_of_the_same_name_lose_nothing(tmp_path, counter, monkeypatc
         log.close()
     assert ids(tmp_path) == ["first", "second"]
     assert not list(tmp_path.rglob(".staged-*"))
+
+
+def test_a_segment_is_written_once_when_the_disk_fails_after_it_was_placed(tmp_path, counter, monkeypatch, caplog):
+    def fail(folder):
+        raise OSError(5, "Input/output error")
+
+    (tmp_path / "m" / "feedback").mkdir(parents=True)
+    log = writer(tmp_path, counter)
+    monkeypatch.setattr("infra.gateway.durable._make_folder", lambda folder: folder.mkdir(exist_ok=True))
+    monkeypatch.setattr("infra.gateway.durable._sync_folder", fail)
+    log.append(record())
+    log.close()
+    assert ids(tmp_path) == ["a"]
+    assert (value(counter, "written"), value(counter, "lost")) == (1, 0)
+    assert "may not outlast a power failure" in caplog.text
+
+
+def test_waiting_rows_are_those_that_a_kill_would_lose(tmp_path, counter, poll):
+    root = tmp_path / "traffic"
+    root.write_text("a file where the folder should be")
+    log = writer(root, counter, flush_interval_s=0.02)
+    log.append(record(num_labels=3))
+    log.append(record("b", model="n", num_labels=2))
+    assert log.waiting_rows == 5
+    root.unlink()
+    poll(lambda: log.waiting_rows == 0)
+    assert value(counter, "written") == 5
+    log.close()
+
+
+def test_start_removes_unfinished_files_of_killed_processes_and_no_others(tmp_path, counter, poll):
+    hour = datetime.now(UTC).strftime("%Y-%m-%d-%H")
+    folder = tmp_path / "m" / "feedback" / hour
+    folder.mkdir(parents=True)
+    for name in (".staged-old", ".staged-new", "other-1.parquet"):
+        (folder / name).write_bytes(b"half")
+    old = time.time() - ABANDONED_AFTER_S - 60
+    for name in (".staged-old", "other-1.parquet"):
+        os.utime(folder / name, (old, old))
+    writer(tmp_path, counter).close()
+    assert sorted(path.name for path in folder.iterdir()) == [".staged-new", "other-1.parquet"]
+
+
+def test_inputs_of_two_shapes_come_into_segments_of_their_own(tmp_path, counter):
+    log = writer(tmp_path, counter, to_table=input_table)
+    for number, width in enumerate((4, 5, 4)):
+        log.append(InputRecord("m", f"{number}", 1, np.zeros((1, width), np.float32)))
+    log.close()
+    assert value(counter, "lost") == 0
+    assert sorted(pq.read_table(path)["request_id"].to_pylist() for path in segments(tmp_path)) == [["0", "2"], ["1"]]

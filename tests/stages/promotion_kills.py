@@ -11,13 +11,11 @@ import io
 import json
 import os
 import shutil
-import signal
 import sys
 import uuid
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -35,7 +33,9 @@ from tasks.stages.reconciling import reconcile
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "adapters")]
 from onnx_models import linear_model  # noqa: E402 - modules of the tests
-from promotion_world import NOW, SIGNATURE, in_child  # noqa: E402
+from promotion_world import NOW, SIGNATURE  # noqa: E402
+
+from tests.kill_points import Mortal, Points, answer_of, killed_at  # noqa: E402
 
 NAME = "digits"
 DURABLE = {
@@ -47,35 +47,6 @@ DURABLE = {
 """Every method of the services that changes what outlives the process."""
 
 MODELS = {version: linear_model(float(version)) for version in (1, 2, 3)}
-
-
-class Mortal:
-    """Passes calls on; counts those that change something durable, and kills the process at one of them."""
-
-    calls: ClassVar[list[str]] = []
-    die_at, when = 0, "never"
-
-    def __init__(self, kind, real):
-        self._kind, self._real = kind, real
-
-    def __getattr__(self, name):
-        attribute = getattr(self._real, name)
-        if name not in DURABLE[self._kind]:
-            return attribute
-
-        def call(*args, **kwargs):
-            Mortal.calls.append(f"{self._kind}.{name}")
-            self._die_if("before")
-            result = attribute(*args, **kwargs)
-            self._die_if("after")
-            return result
-
-        return call
-
-    @staticmethod
-    def _die_if(moment):
-        if len(Mortal.calls) == Mortal.die_at and Mortal.when == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 SERVER = sys.argv[3] if len(sys.argv) > 3 else None
@@ -117,13 +88,13 @@ def administer(*statements):
             connection.execute(statement)
 
 
-def mortal(services, die_at, when):
-    Mortal.calls, Mortal.die_at, Mortal.when = [], die_at, when
-    ledger, registry = Mortal("ledger", services.ledger), Mortal("registry", services.registry)
+def mortal(services, points):
+    ledger, registry, documents, artifacts = (
+        Mortal(getattr(services, kind), durable, points, kind) for kind, durable in DURABLE.items()
+    )
     return replace(
-        services, artifacts=Mortal("artifacts", services.artifacts), documents=Mortal("documents", services.documents),
-        make_ledger=lambda: ledger, make_registry=lambda: registry,
-    )  # fmt: skip
+        services, artifacts=artifacts, documents=documents, make_ledger=lambda: ledger, make_registry=lambda: registry
+    )
 
 
 def digest(version):
@@ -188,34 +159,15 @@ def state(home):
     }
 
 
-def answer_of(work):
-    """Run `work` in a fresh process, as a later start would, and return its answer."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 3
-        try:
-            os.close(reading)
-            with os.fdopen(writing, "w") as out:
-                json.dump(work(), out)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading) as received:
-        text = received.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, text
-    return json.loads(text)
-
-
 def healed(home, operation):
     operate(operation, services_of(home))
     return state(home)
 
 
-def durable_calls(home, operation):
-    operate(operation, mortal(services_of(home), 0, "never"))
-    return Mortal.calls
+def points_of(home, operation):
+    points = Points()
+    operate(operation, mortal(services_of(home), points))
+    return points.names
 
 
 def kill_table(root, operation):
@@ -225,21 +177,16 @@ def kill_table(root, operation):
         make_database(start)
     answer_of(lambda: prepare(start, operation))
     before = answer_of(lambda: state(start))
-    calls = answer_of(lambda: durable_calls(copied(start, root / "counted"), operation))
+    names = answer_of(lambda: points_of(copied(start, root / "counted"), operation))
     expected = answer_of(lambda: state(root / "counted"))
-    points = [
-        killed(root, operation, number, when) | {"call": f"{when} {number} {call}"}
-        for number, call in enumerate(calls, start=1)
-        for when in ("before", "after")
-    ]
-    return {"before": before, "expected": expected, "calls": calls, "points": points}
+    points = [killed(root, operation, number) | {"point": name} for number, name in enumerate(names, start=1)]
+    return {"before": before, "expected": expected, "points": points}
 
 
-def killed(root, operation, number, when):
-    """Kill the operation before or after its durable call `number`; tell what was left and how it healed."""
+def killed(root, operation, number):
+    """Kill the operation at a point; tell what was left and how it healed."""
     home = copied(root / "start", root / "killed")
-    code = in_child(lambda: operate(operation, mortal(services_of(home), number, when)))
-    assert code == -signal.SIGKILL, f"{when} {number}: {code}"
+    killed_at(lambda: operate(operation, mortal(services_of(home), Points(die_at=number))))
     other = copied(home, root / "reconciled")
     left = answer_of(lambda: state(home))
     outcome = {

@@ -36,6 +36,7 @@ from tasks.runtime.services import RegisteredVersion, Services
 from tasks.runtime.settings import Settings
 from tasks.stages.promoting import bootstrap, promote, rollback
 from tasks.stages.reconciling import reconcile
+from tests.kill_points import in_child
 
 SIGNATURE = ModelSignature(task="classification", input_shape=(4,), input_dtype="float32", class_names=("a", "b"))
 NOW = "2026-01-01T00:00:00+00:00"
@@ -203,18 +204,6 @@ def prepared(root, operation):
     if operation == "rollback":
         world.promote(2)
     return world
-
-
-def in_child(work):
-    """Run `work` in a forked process and return its exit code (negative: the signal)."""
-    child = os.fork()
-    if child == 0:
-        code = 3
-        try:
-            code = work() or 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def kill_everywhere(root, operation):

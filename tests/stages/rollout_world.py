@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
-from promotion_world import NOW, World, copied, in_child
+from promotion_world import NOW, World, copied
 
 from tasks.contracts.errors import UserError
 from tasks.decisions.experiment import ArmStats, Observation, StepTraffic
@@ -18,6 +18,7 @@ from tasks.stages.promoting import bootstrap
 from tasks.stages.rolling import advance, begin_rollout, follow_state, settle
 from tasks.stages.rollout_commands import abort_rollout, promote_rollout, resume_rollout
 from tasks.stages.rollout_record import GATE_REPORT_TAG, RolloutRecord, latest_record
+from tests.kill_points import Mortal, Points, in_child
 
 PLAIN = RolloutPolicy(steps=(5.0, 50.0), min_rows_per_arm=100, accuracy_margin=0.05)
 PAUSING = RolloutPolicy(steps=(5.0, {"pause": {}}, 50.0), min_rows_per_arm=100, accuracy_margin=0.05)
@@ -25,37 +26,9 @@ DURABLE = {"append", "append_tick", "set_alias", "delete_alias"}
 """Methods of ledger, documents and registry that change something which outlives the process."""
 
 
-class Mortal:
-    """Passes calls on, and kills this process before or after the one durable call that it was told to die at."""
-
-    points_to_live = 0
-
-    def __init__(self, real):
-        self._real = real
-
-    def __getattr__(self, name):
-        attribute = getattr(self._real, name)
-        if name not in DURABLE:
-            return attribute
-
-        def call(*args, **kwargs):
-            self._point()
-            result = attribute(*args, **kwargs)
-            self._point()
-            return result
-
-        return call
-
-    def _point(self):
-        Mortal.points_to_live -= 1
-        if Mortal.points_to_live == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 def mortal(services, points):
-    Mortal.points_to_live = points
-    ledger, registry = Mortal(services.ledger), Mortal(services.registry)
-    documents = Mortal(services.documents)
+    ledger, registry = Mortal(services.ledger, DURABLE, points), Mortal(services.registry, DURABLE, points)
+    documents = Mortal(services.documents, DURABLE, points)
     return replace(services, documents=documents, make_ledger=lambda: ledger, make_registry=lambda: registry)
 
 
@@ -135,7 +108,7 @@ def kill_everywhere(root, operation):
     killed = []
     for point in range(1, 200):
         world = copied(root / "start", root / f"at-{point}")
-        services = mortal(world.services, point)
+        services = mortal(world.services, Points(die_at=point))
         code = in_child(lambda services=services: operate(services, operation))
         if code == 0:
             return killed

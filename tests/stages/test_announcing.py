@@ -5,6 +5,7 @@ import pytest
 from tasks.contracts.monitoring import Outbox
 from tasks.contracts.route import Arm
 from tasks.decisions import rollout
+from tasks.decisions.experiment import Observation
 from tasks.decisions.rollout import RolloutPolicy
 from tasks.stages.announcing import announce_data, announce_ledger
 from tasks.stages.promoting import bootstrap, rollback
@@ -92,6 +93,33 @@ def test_a_rollout_that_ends_without_a_promotion_is_announced_once(world, server
     found = [one for one in server.events.values() if one.event == "stillhouse.rollout.aborted"]
     assert [one.payload["reason"] for one in found] == ["aborted: too slow", "aborted: again"][: 1 + (ended == "again")]
     assert found[0].payload["version"] == 2
+
+
+def test_each_pause_of_a_rollout_for_a_person_is_announced_once(world, server):
+    def look(state, at):
+        moved, _ = rollout.tick(state, Observation(), state.policy, at)
+        append_record(world.services, RolloutRecord(state=moved, gate_report="c" * 64, weights={}))
+        announce_ledger(world.services, "digits", at)
+        return moved
+
+    arms = Arm(digest=world.digest(1), version=1), Arm(digest=world.digest(2), version=2)
+    policy = RolloutPolicy(steps=(5, 50), max_ticks_per_step=2)
+    state = rollout.start("r1", "digits", *arms, policy, NOW)
+    append_record(world.services, RolloutRecord(state=state, gate_report="c" * 64, weights={}))
+    statuses = []
+    for _ in range(4):
+        state = look(state, NOW)
+        statuses.append(state.status)
+    assert statuses == ["running", "paused", "paused", "paused"]
+    (found,) = (one for one in server.events.values() if one.event == "stillhouse.rollout.paused")
+    assert (found.subject, found.payload["version"], found.payload["weight"]) == ("model.digits", 2, 5.0)
+    assert "a person should look" in found.payload["reason"]
+    resumed = rollout.resume(state, "checked", NOW, "ann")
+    append_record(world.services, RolloutRecord(state=resumed, gate_report="c" * 64, weights={}))
+    for _ in range(2):
+        resumed = look(resumed, NOW)
+    assert resumed.status == "paused"
+    assert sum(one.event == "stillhouse.rollout.paused" for one in server.events.values()) == 2
 
 
 def test_data_are_announced_once_a_version(world, server):

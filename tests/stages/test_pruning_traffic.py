@@ -52,7 +52,23 @@ def test_prune_traffic_keeps_the_days_when_the_rollout_is_younger(services):
     assert kept(services) == 4
 
 
-@pytest.mark.parametrize(("days", "model", "message"), [(0.5, None, "below 1"), (3, "n", "logged are: m")])
-def test_prune_traffic_refuses_what_cannot_be_meant(services, days, model, message):
+@pytest.mark.parametrize(("began", "left"), [(None, 2), (7, 8)])
+def test_prune_traffic_keeps_a_day_and_what_a_rollout_counts_however_many_bytes_that_is(services, began, left):
+    if began is not None:
+        services.ledger.latest_tick = lambda name: ("r", 0, record(NOON - timedelta(days=began)))
+    (done,) = prune_traffic(services, None, NOON, max_bytes=0)
+    assert kept(services) == left
+    assert "still needed" in done.kept_because
+    assert done.kept_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("days", "max_bytes", "model", "message"),
+    [
+        (0.5, None, None, "below 1"), (3, None, "n", "logged are: m"), (None, None, None, "--keep-days, --max-bytes"),
+        (None, -1, None, "negative"),
+    ],
+)  # fmt: skip
+def test_prune_traffic_refuses_what_cannot_be_meant(services, days, max_bytes, model, message):
     with pytest.raises(UserError, match=message):
-        prune_traffic(services, days, datetime.now(tz=NOON.tzinfo), model_name=model)
+        prune_traffic(services, days, datetime.now(tz=NOON.tzinfo), max_bytes=max_bytes, model_name=model)

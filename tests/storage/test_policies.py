@@ -26,6 +26,7 @@ from tasks.adapters.traffic_shipping import TrafficShipper
 from tasks.contracts.object_place import ObjectPlace
 from tasks.contracts.route import Arm, ModelSignature, Route, RouteAcknowledgement
 from tasks.contracts.signing import signature_document
+from tasks.decisions.log_retention import Limits
 from tasks.stages.collecting import collect_garbage
 from tests.adapters.conftest import s3, s3_proxy, s3_server  # noqa: F401 - fixtures
 from tests.adapters.traffic_files import NOON, Segments
@@ -148,7 +149,7 @@ def keep_house(buckets, root):
     bucket.write("checkpoints/abandoned", b"weights")
     for days in (10, 12):
         collect_garbage(services, 2.0, datetime.now(UTC) + timedelta(days=days), dry_run=False)
-    S3Traffic(buckets("traffic"), root / "copy").prune("m", NOON + timedelta(days=9), "all")
+    S3Traffic(buckets("traffic"), root / "copy").prune("m", Limits(NOON + timedelta(days=9), "all"))
 
 
 @pytest.fixture
