@@ -7,7 +7,6 @@ import sys
 import threading
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from infra.gateway.access import TokensError
@@ -28,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     configure_logging(log_format)
     try:
         config = GatewayConfig.from_environment(file=given.pop("config"), **given)
-    except (OSError, yaml.YAMLError, TypeError) as error:
+    except (OSError, UserError) as error:
         sys.stderr.write(f"--config cannot be read: {error}\n")
         return 2
     except ValidationError as error:

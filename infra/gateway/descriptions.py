@@ -9,7 +9,6 @@ from infra.gateway.admission import Admission
 from infra.gateway.backend import Backend
 from infra.gateway.components import Components
 from infra.gateway.http import JSON, Reply, json_reply
-from infra.gateway.openapi.document import openapi_json
 from infra.gateway.routing import ServedRoute, parse_version
 
 
@@ -81,6 +80,8 @@ class Descriptions:
 
     async def describe(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /openapi.json`."""
+        from infra.gateway.openapi.document import openapi_json  # few gateways are ever asked
+
         return 200, [JSON], openapi_json(self._version)
 
     async def expose_metrics(self, scope: Scope, receive: Receive) -> Reply:

@@ -18,6 +18,12 @@ from prometheus_client import Counter
 
 from infra.gateway.durable import publish_file
 
+_FEW_VALUED = [
+    "row", "route_version", "rollout_id", "arm", "served_by", "model_digest", "model_version", "batch_rows", "error",
+    "prediction", "label",
+]  # fmt: skip
+"""Columns that repeat a few values. A dictionary of any other, such as the ids, would hold each of its values."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -70,7 +76,6 @@ class SegmentWriter(Generic[R]):
 
     def start(self) -> None:
         """Begin writing."""
-        pa.array([0])  # the first conversion imports pandas where it is installed: not under a request
         self._thread.start()
 
     def append(self, record: R) -> None:
@@ -139,7 +144,7 @@ class SegmentWriter(Generic[R]):
         if not table.num_rows:
             return
         buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd", use_dictionary=_FEW_VALUED)
         data = buffer.getvalue().to_pybytes()
         now = time.time_ns()
         hour = datetime.fromtimestamp(now / 1e9, UTC).strftime("%Y-%m-%d-%H")
