@@ -5,7 +5,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -209,17 +209,17 @@ class Gateway:
         self._admission.observe(time.perf_counter() - started)
         return answer
 
-    async def _dispatched(
+    def _dispatched(
         self, served: ServedRoute, request: InferRequest, sent: dict[bytes, bytes], version: str | None
-    ) -> Answer:
+    ) -> Awaitable[Answer]:
         dispatcher = self.components.dispatcher
         if version is not None:
-            return await dispatcher.infer_version(served, request, parse_version(version))
-        return await dispatcher.infer(served, request, request_key(sent) or request.request_id)
+            return dispatcher.infer_version(served, request, parse_version(version))
+        return dispatcher.infer(served, request, request_key(sent) or request.request_id)
 
-    async def _body(self, sent: dict[bytes, bytes], receive: Receive) -> bytes:
+    def _body(self, sent: dict[bytes, bytes], receive: Receive) -> Awaitable[bytes]:
         limits = self._config.max_body_bytes, self._config.body_timeout_s
-        return await read_body(sent, receive, self._admission, *limits)
+        return read_body(sent, receive, self._admission, *limits)
 
     def _invoked(self, sent: dict[bytes, bytes]) -> str:
         name = sent.get(_MODEL_HEADER)

@@ -1,7 +1,7 @@
 """What is recorded of requests, and its form as Arrow tables with the columns of `tasks.contracts.traffic`."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -35,8 +35,6 @@ _REQUEST_COLUMNS: dict[str, Callable[["PredictionRecord"], object]] = {
     "arm": attrgetter("arm"),
     "served_by": attrgetter("served_by"),
     "shadow": attrgetter("shadow"),
-    "model_digest": attrgetter("answering.digest"),
-    "model_version": attrgetter("answering.version"),
     "latency_ms": attrgetter("latency_ms"),
     "error": attrgetter("error"),
     "cached": attrgetter("cached"),
@@ -151,6 +149,9 @@ def _run_table(run: list[PredictionRecord]) -> pa.Table:
     columns: dict[str, Any] = {
         name: _repeated([value(record) for record in run], counts) for name, value in _REQUEST_COLUMNS.items()
     }
+    arms = [record.answering for record in run]
+    columns["model_digest"] = _repeated([arm.digest for arm in arms], counts)
+    columns["model_version"] = _repeated([arm.version for arm in arms], counts)
     columns["row"] = np.arange(sum(counts)) - np.repeat(np.cumsum(counts) - counts, counts)
     columns["batch_rows"] = np.repeat(counts, counts)
     outputs = [record.outputs for record in run if record.outputs is not None]
@@ -191,7 +192,7 @@ def _blocks(arrays: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
     yield block
 
 
-def _repeated(values: list[object], counts: list[int]) -> list[object]:
+def _repeated(values: Sequence[object], counts: list[int]) -> Sequence[object]:
     if max(counts) == 1:
         return values
     return [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
