@@ -80,12 +80,15 @@ class SegmentWriter(Generic[R]):
 
     def append(self, record: R) -> None:
         """Take a record; it is lost, and counted, when the memory for waiting records is full."""
+        num_rows, num_bytes = record.num_rows, record.num_bytes
         with self._lock:
-            fits = self._bytes + record.num_bytes <= self._buffer_bytes
+            fits = self._bytes + num_bytes <= self._buffer_bytes
             if fits:
-                self._keep(record)
+                self._records.append(record)
+                self._rows += num_rows
+                self._bytes += num_bytes
         if not fits:
-            self._lost.inc(record.num_rows)
+            self._lost.inc(num_rows)
         elif self._rows >= self._flush_rows:
             self._wake.set()
 
@@ -99,11 +102,6 @@ class SegmentWriter(Generic[R]):
         if lost:
             self._lost.inc(lost)
             logger.error("%s log: %d rows could not be written before the end and are lost", self._log, lost)
-
-    def _keep(self, record: R) -> None:
-        self._records.append(record)
-        self._rows += record.num_rows
-        self._bytes += record.num_bytes
 
     def _work(self) -> None:
         while not self._stopping.is_set():
@@ -130,8 +128,9 @@ class SegmentWriter(Generic[R]):
         except OSError as error:  # the disk may have room again at the next flush
             logger.error("%s log of %s: %d rows not written, will retry: %s", self._log, model_name, rows, error)
             with self._lock:
-                for record in records:
-                    self._keep(record)
+                self._records += records
+                self._rows += rows
+                self._bytes += sum(record.num_bytes for record in records)
             return False
         except Exception:  # a record that cannot be laid out must not stop those that follow
             logger.exception("%s log of %s: %d rows lost", self._log, model_name, rows)
