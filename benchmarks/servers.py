@@ -72,6 +72,7 @@ def _first_line(process: psutil.Popen) -> str:
         line: str = process.stdout.readline()
     finally:
         late.cancel()
+        late.join()  # if it was too late to cancel it, it is ending the server
     return line.strip()
 
 
