@@ -1,8 +1,7 @@
 """What is recorded of requests, and its form as Arrow tables with the columns of `tasks.contracts.traffic`."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from operator import attrgetter
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,19 +26,10 @@ _FEEDBACK = pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in FEEDBACK_COL
 _BLOCK_BYTES = 2**18
 """Inputs that are sketched at a time: they and what is made of them stay in the processor's cache."""
 
-_REQUEST_COLUMNS: dict[str, Callable[["PredictionRecord"], object]] = {
-    "request_id": attrgetter("request_id"),
-    "at": attrgetter("at"),
-    "route_version": attrgetter("route_version"),
-    "rollout_id": attrgetter("route.rollout_id"),
-    "arm": attrgetter("arm"),
-    "served_by": attrgetter("served_by"),
-    "shadow": attrgetter("shadow"),
-    "latency_ms": attrgetter("latency_ms"),
-    "error": attrgetter("error"),
-    "cached": attrgetter("cached"),
-}
-"""Columns that have one value for all rows of a request, and how to get it."""
+_REQUEST_COLUMNS = (
+    "request_id", "at", "route_version", "arm", "served_by", "shadow", "latency_ms", "error", "cached",
+)  # fmt: skip
+"""Fields of a record that are columns, with one value for all rows of a request."""
 
 
 class PredictionRecord(NamedTuple):
@@ -78,13 +68,6 @@ class PredictionRecord(NamedTuple):
     def num_bytes(self) -> int:
         """Roughly the memory that this holds until it is written."""
         return self._rows.nbytes + 1024
-
-    @property
-    def answering(self) -> Arm:
-        """The model version that answered, or was the last to fail."""
-        answering = self.route.challenger if self.served_by == "challenger" else self.route.champion
-        assert answering is not None
-        return answering
 
     @property
     def _rows(self) -> np.ndarray:
@@ -140,25 +123,29 @@ def feedback_table(records: list[FeedbackRecord]) -> pa.Table:
 
 def _layout(record: PredictionRecord) -> tuple[object, ...]:
     """Neighbours that agree on this are computed together: numpy's cost is a call, not a row."""
-    outputs = None if record.outputs is None else record.outputs.shape[1:]
-    return record.route.signature.task, outputs, record.route.signature.input_shape
+    return id(record.route), None if record.outputs is None else record.outputs.shape[1:]
 
 
 def _run_table(run: list[PredictionRecord]) -> pa.Table:
+    route = run[0].route
+    told = dict(zip(PredictionRecord._fields, zip(*run, strict=True), strict=True))
     counts = [record.num_rows for record in run]
-    columns: dict[str, Any] = {
-        name: _repeated([value(record) for record in run], counts) for name, value in _REQUEST_COLUMNS.items()
+    arms: dict[ArmName, Arm] = {"champion": route.champion}
+    if route.challenger is not None:
+        arms["challenger"] = route.challenger
+    answering = [arms[name] for name in told["served_by"]]
+    requests = {name: told[name] for name in _REQUEST_COLUMNS} | {
+        "rollout_id": [route.rollout_id] * len(run),
+        "model_digest": [arm.digest for arm in answering],
+        "model_version": [arm.version for arm in answering],
     }
-    arms = [record.answering for record in run]
-    columns["model_digest"] = _repeated([arm.digest for arm in arms], counts)
-    columns["model_version"] = _repeated([arm.version for arm in arms], counts)
+    columns: dict[str, Any] = {name: _repeated(values, counts) for name, values in requests.items()}
     columns["row"] = np.arange(sum(counts)) - np.repeat(np.cumsum(counts) - counts, counts)
     columns["batch_rows"] = np.repeat(counts, counts)
-    outputs = [record.outputs for record in run if record.outputs is not None]
-    if outputs:
-        columns |= judge_outputs(np.concatenate(outputs), run[0].route.signature.task)
-    else:
+    if run[0].outputs is None:
         columns |= dict.fromkeys(("prediction", "confidence", "margin"), np.full(sum(counts), np.nan))
+    else:
+        columns |= judge_outputs(np.concatenate(told["outputs"]), route.signature.task)
     sketch = _sketched(run, counts)
     columns["input_mean"], columns["input_std"] = sketch[:, 0], sketch[:, 1]
     laid_out = {field.name: column(columns[field.name], field.type) for field in _PREDICTIONS if field.name in columns}
