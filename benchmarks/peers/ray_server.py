@@ -19,9 +19,9 @@ os.environ |= {
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "300",
 }
 
-import ray  # noqa: E402
-from answering import answer, load, told  # noqa: E402
-from ray import serve  # noqa: E402
+import ray
+from answering import answer, load, told
+from ray import serve
 
 
 @serve.deployment(max_ongoing_requests=128)

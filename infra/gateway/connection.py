@@ -154,9 +154,7 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def connection_class(
-    admission: Admission, header_timeout_s: float, at_once: AtOnce | None = None
-) -> type[Connection]:
+def connection_class(admission: Admission, header_timeout_s: float, at_once: AtOnce | None = None) -> type[Connection]:
     """Return the class of the connections of one gateway.
 
     Args:

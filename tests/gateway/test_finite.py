@@ -17,7 +17,7 @@ def test_all_finite_sees_a_single_value_that_is_not(dtype, size, spoilt):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_all_finite_is_true_of_values_whose_squares_overflow(dtype):
+def test_all_finite_is_true_of_the_largest_values(dtype):
     values = np.full((3, 7), np.finfo(dtype).max, dtype)
     values[1] *= -1
     assert all_finite(values)

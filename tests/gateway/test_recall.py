@@ -63,13 +63,18 @@ def ask(request):
 def parsed(monkeypatch):
     """Count the bodies that were read."""
     counts = Counter()
-    for name in ("parse", "parse_invocation"):
 
-        def count(self, *given, name=name, method=getattr(InferenceParser, name)):
+    def counted(name):
+        method = getattr(InferenceParser, name)
+
+        def count(self, *given):
             counts[name] += 1
             return method(self, *given)
 
         monkeypatch.setattr(InferenceParser, name, count)
+
+    counted("parse")
+    counted("parse_invocation")
     return counts
 
 

@@ -88,9 +88,7 @@ def test_prediction_table_takes_over_the_sketches_that_are_known_and_makes_the_o
     inputs = [rng.normal(size=(count, 4)).astype(np.float32) for count in (1, 3, 2, 1, 2)]
     logits = [rng.normal(size=(len(rows), 3)) for rows in inputs]
     read = [record(f"{n}", *pair) for n, pair in enumerate(zip(inputs, logits, strict=True))]
-    mixed = [
-        one._replace(inputs=None, sketch=sketch_of(one.inputs)) if n % 2 else one for n, one in enumerate(read)
-    ]
+    mixed = [one._replace(inputs=None, sketch=sketch_of(one.inputs)) if n % 2 else one for n, one in enumerate(read)]
     expected, found = prediction_table(read).to_pylist(), prediction_table(mixed).to_pylist()
     sketches = [[row.pop("input_sketch") for row in rows] for rows in (expected, found)]
     np.testing.assert_allclose(*sketches, rtol=1e-6)
@@ -111,7 +109,10 @@ def test_prediction_table_sketches_inputs_in_blocks_as_it_would_at_once(monkeypa
 
 def test_prediction_table_keeps_texts_that_are_not_ascii_and_those_that_are_not_there():
     route = ROUTE.model_copy(update={"rollout_id": None})
-    records = [record("ä", np.ones((1, 4)), np.ones((1, 3))), record("b", np.ones((2, 4)), np.ones((2, 3)), route=route)]
+    records = [
+        record("ä", np.ones((1, 4)), np.ones((1, 3))),
+        record("b", np.ones((2, 4)), np.ones((2, 3)), route=route),
+    ]
     rows = prediction_table(records).to_pylist()
     assert [(row["request_id"], row["rollout_id"]) for row in rows] == [("ä", "r"), ("b", None), ("b", None)]
 
