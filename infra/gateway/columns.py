@@ -27,7 +27,7 @@ def column(values: Sequence[Any] | np.ndarray, kind: pa.DataType) -> pa.Array:
         kind: int64, float64, bool, timestamp or string.
     """
     if kind == pa.string():
-        return _texts(values)
+        return _texts(list(values))
     if kind == pa.bool_():
         bits = np.packbits(np.asarray(values, dtype=bool), bitorder="little")
         return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(bits)])

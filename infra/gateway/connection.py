@@ -119,8 +119,9 @@ class Connection(HttpToolsProtocol):
         (cycle, app), self._begun = self._begun, None
         if self.transport.is_closing():  # what came after its headers was no HTTP
             return
-        if not cycle.more_body and not cycle.flow.write_paused and self.at_once is not None:
-            reply = self.at_once(cycle.scope, bytes(cycle.body))  # type: ignore[arg-type]
+        answer = type(self).at_once
+        if answer is not None and not cycle.more_body and not cycle.flow.write_paused:
+            reply = answer(cycle.scope, bytes(cycle.body))  # type: ignore[arg-type]
             if reply is not None:
                 _write_whole(cycle, *reply)
                 cycle.on_response = _nothing  # as uvicorn does at the end of a task
