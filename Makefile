@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PLAN ?= plans/digits.yaml
 
-.PHONY: run test test-all check bench up clean help
+.PHONY: run test test-all check bench bench-gateway up clean help
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -36,6 +36,9 @@ check: $(INSTALLED) ## lint, format, types, import rules, tests
 
 bench: $(INSTALLED) ## benchmarks: figures as ratios measured side by side, written to benchmarks/results
 	$(BIN)/python -m benchmarks
+
+bench-gateway: $(INSTALLED) ## the gateway beside other servers; PEERS=VENV adds MLServer, LitServe and Ray Serve
+	$(BIN)/python -m benchmarks gateway $(if $(PEERS),--peers $(PEERS))
 
 up: $(INSTALLED) ## Prefect, MLflow and the gateway on loopback, until Ctrl-C
 	$(BIN)/stillhouse up

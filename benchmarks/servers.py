@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import psutil
 from tasks.contracts.errors import ServiceUnavailableError
 
 _STOP_WITHIN_S = 30.0
+_TOLD_WITHIN_S = 300.0
+"""For the address: a cluster on one core takes minutes to start."""
 _CLIENT_CORE, _SERVER_CORE = 0, -1
 
 
@@ -44,7 +47,7 @@ def serving(name: str, command: list[str]) -> Iterator[Server]:
     """Start a server that prints its address as its first line; on the servers' core, with one thread for a model.
 
     Raises:
-        ServiceUnavailableError: it ended without an address.
+        ServiceUnavailableError: it ended without an address, or was ended because it told none in time.
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     started = time.monotonic()
@@ -52,13 +55,25 @@ def serving(name: str, command: list[str]) -> Iterator[Server]:
         process = psutil.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     with process:
         try:
-            url = process.stdout.readline().strip()
+            url = _first_line(process)
             port = urlsplit(url).port
             if port is None:
                 raise ServiceUnavailableError(f"{' '.join(command[:3])} gave no address but {url!r}; see its output")
             yield Server(name, process, port, started)
         finally:
             _end(process)
+
+
+def _first_line(process: psutil.Popen) -> str:
+    """Return what a server prints first; nothing if it ends before, or takes too long and is ended."""
+    late = threading.Timer(_TOLD_WITHIN_S, _end, [process])
+    late.start()
+    try:
+        line: str = process.stdout.readline()
+    finally:
+        late.cancel()
+        late.join()  # if it was too late to cancel it, it is ending the server
+    return line.strip()
 
 
 @contextmanager
@@ -83,7 +98,9 @@ def _on_core(position: int) -> Iterator[None]:
 
 
 def _end(process: psutil.Popen) -> None:
-    """Stop a server and whatever it has started."""
+    """Stop a server and whatever it has started, unless it has ended."""
+    if process.poll() is not None:
+        return
     family = process.children(recursive=True)
     process.terminate()
     _, alive = psutil.wait_procs([process, *family], timeout=_STOP_WITHIN_S)

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,25 @@ def free_port() -> int:
     return port
 
 
-def announced() -> tuple[Path, int]:
-    """Return the model that the command line names and a port, and print the address as the first line."""
+def told() -> tuple[Path, int, Callable[[], None]]:
+    """Return the model that the command line names, a port, and what prints the address as the first line.
+
+    Nothing else is printed: what they log goes to standard error, where it fills no pipe that nobody reads.
+    """
     model, port = Path(sys.argv[1]).resolve(), free_port()
     os.chdir(tempfile.mkdtemp(prefix="stillhouse-peer-"))
-    os.write(sys.stdout.fileno(), f"http://127.0.0.1:{port}\n".encode())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what they log must not fill a pipe that nobody reads
+    first_line = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def announce() -> None:
+        os.write(first_line, f"http://127.0.0.1:{port}\n".encode())
+        os.close(first_line)
+
+    return model, port, announce
+
+
+def announced() -> tuple[Path, int]:
+    """Return the model that the command line names and a port, and print the address at once."""
+    model, port, announce = told()
+    announce()
     return model, port

@@ -1,10 +1,26 @@
-"""Ray Serve with one replica, in a cluster of this machine alone."""
+"""Ray Serve with one replica, in a cluster of this machine alone.
 
+Its half dozen processes share the servers' core, so that it starts in a minute or two. It tells its address once it
+serves, and its controller is told to be patient: it takes a proxy for broken that is not ready within 5 s, and starts
+another.
+"""
+
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
+# They are read when Ray is imported. Without the first, a node is known by an address that other machines can reach,
+# whatever `_node_ip_address` says, and every one of Ray's servers listens on it.
+os.environ |= {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "300",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "300",
+}
+
 import ray
-from answering import announced, answer, load
+from answering import answer, load, told
 from ray import serve
 
 
@@ -23,14 +39,15 @@ class Deployment:
 
 def main() -> None:
     """Serve until told to stop."""
-    model, port = announced()
-    here = str(Path(__file__).parent)
-    environment = {"env_vars": {"PYTHONPATH": here}}
+    model, port, announce = told()
+    environment = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
     ray.init(
         num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False, runtime_env=environment
     )
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(Deployment.bind(str(model)), route_prefix="/", blocking=True)  # type: ignore[attr-defined]
+    serve.run(Deployment.bind(str(model)), route_prefix="/")  # type: ignore[attr-defined]
+    announce()
+    signal.pause()
 
 
 if __name__ == "__main__":

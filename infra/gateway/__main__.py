@@ -6,17 +6,13 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import yaml
-from pydantic import ValidationError
-
-from infra.gateway.access import TokensError
-from infra.gateway.config import GatewayConfig
-from infra.gateway.request_log import configure_logging
-from infra.gateway.server import serve
-from infra.gateway.supervisor import supervise
-from infra.gateway.tls import TlsError
 from tasks.contracts.errors import UserError
+
+if TYPE_CHECKING:
+    from infra.gateway.config import GatewayConfig
+    from infra.gateway.request_log import LogFormat
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,17 +20,31 @@ def main(arguments: list[str] | None = None) -> int:
     given = vars(_parser().parse_args(arguments))
     if given.pop("end_with_stdin"):
         threading.Thread(target=_end_with_stdin, daemon=True).start()
+    from pydantic import ValidationError
+
+    from infra.gateway.config import GatewayConfig
+    from infra.gateway.request_log import configure_logging
+
     log_format, num_workers = given.pop("log_format"), given.pop("workers")
     configure_logging(log_format)
     try:
         config = GatewayConfig.from_environment(file=given.pop("config"), **given)
-    except (OSError, yaml.YAMLError, TypeError) as error:
+    except (OSError, UserError) as error:
         sys.stderr.write(f"--config cannot be read: {error}\n")
         return 2
     except ValidationError as error:
         for one in error.errors():
             sys.stderr.write(f"{' '.join(map(str, one['loc']))} {one['msg']}".strip() + "\n")
         return 2
+    return _serve(config, num_workers, log_format)
+
+
+def _serve(config: "GatewayConfig", num_workers: int, log_format: "LogFormat") -> int:
+    from infra.gateway.access import TokensError
+    from infra.gateway.server import serve
+    from infra.gateway.supervisor import supervise
+    from infra.gateway.tls import TlsError
+
     try:
         if num_workers > 1:
             return supervise(config, num_workers, log_format, on_listening=_announce)
@@ -91,4 +101,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # pydantic would read the metadata of every installed package to find plug-ins, before the gateway can start
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     sys.exit(main())

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from infra.gateway.errors import RequestError
@@ -127,6 +126,8 @@ def _stamp(path: Path) -> _Stamp:
 
 
 def _read(path: Path) -> _Digests:
+    import yaml  # a gateway without tokens does without it
+
     remedy = 'it must be JSON or YAML such as {"infer": ["<SHA-256 of a token, 64 hex digits>"]}'
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))

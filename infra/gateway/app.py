@@ -5,7 +5,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,27 +17,30 @@ from starlette.types import Receive, Scope, Send
 
 from infra.gateway.access import Access
 from infra.gateway.admission import ARRIVAL, Admission
+from infra.gateway.cache import BodyKey
 from infra.gateway.components import Components
 from infra.gateway.config import GatewayConfig
+from infra.gateway.connection import AtOnce
 from infra.gateway.descriptions import Descriptions
 from infra.gateway.dispatch import Answer
 from infra.gateway.errors import RequestError
 from infra.gateway.exposition import Exposition
-from infra.gateway.http import JSON, Header, JsonEndpoint, Reply, error_reply, json_reply, read_body
+from infra.gateway.http import CONTENT_TYPE, JSON_LENGTH, JsonEndpoint, Reply, error_reply, json_reply, read_body
 from infra.gateway.protocol import InferRequest, check_identifier, parse_feedback, parse_json_length
+from infra.gateway.recall import BODY_KEY, INVOCATIONS, OPEN_INFERENCE, Recall
 from infra.gateway.records import FeedbackRecord
+from infra.gateway.replies import reply_of
 from infra.gateway.request_log import RequestLog
 from infra.gateway.routing import RoutingTable, ServedRoute, parse_version
+from infra.gateway.targets import infer_target, request_key
 
-_MODELS, _VERSIONS, _INFER = "/v2/models/", "/versions/", "/infer"
 _LOADED_WITHIN_S, _POLL_S = 30.0, 0.02
 _MODEL_HEADER = b"x-stillhouse-model"
-_JSON_LENGTH = b"inference-header-content-length"
 
 logger = logging.getLogger(__name__)
 
 
-def create_app(config: GatewayConfig, admission: Admission, access: Access | None = None) -> Starlette:
+def create_app(config: GatewayConfig, admission: Admission, access: Access | None = None) -> "GatewayApp":
     """Build the application; its threads run from the lifespan's start to its end.
 
     Args:
@@ -45,7 +48,7 @@ def create_app(config: GatewayConfig, admission: Admission, access: Access | Non
         admission: what bounds its requests.
         access: the tokens that callers need; None lets everybody in.
     """
-    gateway = Gateway(config, admission)
+    gateway = Gateway(config, admission, access)
     exposition = Exposition(gateway.components.metrics.registry, config.replica, config.peer_sockets)
     described = Descriptions(gateway.components, admission, exposition)
 
@@ -81,9 +84,12 @@ def create_app(config: GatewayConfig, admission: Admission, access: Access | Non
         _get("/openapi.json", endpoint(described.describe, role=None)),
         _get("/metrics", endpoint(described.expose_metrics, role="admin")),
     ]
-    return _GatewayApp(
+    # at once, a request makes no span and no line of the log
+    recall = None if config.access_log or config.tracing else gateway.recall
+    return GatewayApp(
         infer,
         admission,
+        None if recall is None else recall.at_once,
         routes=routes,
         lifespan=lifespan,
         exception_handlers={HTTPException: functools.partial(_refuse, log), Exception: _fail},
@@ -106,22 +112,24 @@ def _post(path: str, endpoint: JsonEndpoint) -> Endpoint:
     return Endpoint(path, endpoint, methods=["POST"])
 
 
-class _GatewayApp(Starlette):
+class GatewayApp(Starlette):
     """Starlette with a short cut to inference: its middleware and routing cost 15 µs, a tenth of a request."""
 
-    def __init__(self, infer: JsonEndpoint, admission: Admission, **options: Any) -> None:
+    def __init__(self, infer: JsonEndpoint, admission: Admission, at_once: AtOnce | None, **options: Any) -> None:
         super().__init__(**options)
         self._infer = infer
         self._admission = admission
+        self.at_once = at_once
+        """What may answer a whole request before it is given to this application."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request, or run the lifespan."""
         if ARRIVAL in scope:
             self._admission.leave_queue()
         if scope["type"] == "http" and scope["method"] == "POST":
-            path = scope["path"]
-            if path.startswith(_MODELS) and path.endswith(_INFER):
-                model, _, version = path[len(_MODELS) : -len(_INFER)].partition(_VERSIONS)
+            target = infer_target(scope["path"])
+            if target is not None:
+                model, version = target
                 scope["path_params"] = {"model": model, "version": version} if version else {"model": model}
                 await self._infer(scope, receive, send)
                 return
@@ -131,11 +139,15 @@ class _GatewayApp(Starlette):
 class Gateway:
     """The endpoints, on bare ASGI."""
 
-    def __init__(self, config: GatewayConfig, admission: Admission) -> None:
+    def __init__(self, config: GatewayConfig, admission: Admission, access: Access | None) -> None:
         self._config = config
         self._admission = admission
-        self.components = Components(config)
-        self._table = self.components.table
+        self.components = parts = Components(config)
+        self._table = parts.table
+        self.recall: Recall | None = None
+        if parts.cache is not None:
+            share = config.sample_inputs
+            self.recall = Recall(parts.table, parts.dispatcher, parts.cache, admission, access, sample_share=share)
 
     async def infer(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `POST /v2/models/{model}/infer`, and the same of one version."""
@@ -144,9 +156,18 @@ class Gateway:
         served = self._table.require(named["model"])
         sent = dict(scope["headers"])
         body = await self._body(sent, receive)
-        length = sent.get(_JSON_LENGTH)
-        request = served.parser.parse(body, None if length is None else _json_length(length, sent))
-        return await self._answer(served, request, sent, named.get("version"), waited_s)
+        if "version" in named:
+            request = served.parser.parse(body, _json_length(sent))
+            answer = await self._run(served, request, sent, named["version"], waited_s)
+            return reply_of(served, answer, request.request_id)
+        if self.recall is None:
+            return await self._answer(served, served.parser.parse(body, _json_length(sent)), sent, waited_s)
+        key = scope.get(BODY_KEY)
+        if key is None:
+            key = self.recall.key_of(served, OPEN_INFERENCE, sent, body)
+            if (reply := self.recall.reply(served, key, sent, body)) is not None:
+                return reply
+        return await self._answer(served, served.parser.parse(body, _json_length(sent)), sent, waited_s, key)
 
     async def invocations(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `POST /invocations`, MLflow's scoring protocol, for the only model or the one that a header names."""
@@ -155,54 +176,54 @@ class Gateway:
         name = scope["path_params"]["model"] = self._invoked(sent)
         served = self._table.require(name)
         body = await self._body(sent, receive)
-        return await self._answer(served, served.parser.parse_invocation(body), sent, None, waited_s)
+        key = None
+        if self.recall is not None:
+            key = self.recall.key_of(served, INVOCATIONS, sent, body)
+            if (reply := self.recall.reply(served, key, sent, body)) is not None:
+                return reply
+        return await self._answer(served, served.parser.parse_invocation(body), sent, waited_s, key)
 
     async def _answer(
         self,
         served: ServedRoute,
         request: InferRequest,
         sent: dict[bytes, bytes],
+        waited_s: float,
+        key: BodyKey | None = None,
+    ) -> Reply:
+        """Answer a request that meets the split; `key` is its body's where it may be recalled."""
+        answer = await self._run(served, request, sent, None, waited_s)
+        if key is not None and answer.cached and self.recall is not None:
+            self.recall.learn(key, request)
+        return reply_of(served, answer, request.request_id)
+
+    async def _run(
+        self,
+        served: ServedRoute,
+        request: InferRequest,
+        sent: dict[bytes, bytes],
         version: str | None,
         waited_s: float,
-    ) -> Reply:
+    ) -> Answer:
         started = time.perf_counter()
         if served.expected_ms(len(request.inputs)) > self._config.inline_limit_ms:
             async with self._admission.thread(waited_s):
-                answer = await self._dispatched(served, request, sent, version)
-        else:
-            answer = await self._dispatched(served, request, sent, version)
-            self._admission.observe(time.perf_counter() - started)
-        headers: list[Header] = [
-            (b"x-stillhouse-arm", answer.arm.encode()),
-            (b"x-stillhouse-served-by", answer.served_by.encode()),
-            (b"x-stillhouse-model-digest", answer.served.digest.encode()),
-            (b"x-stillhouse-model-version", b"%d" % answer.served.version),
-            (b"x-stillhouse-route-version", b"%d" % served.version),
-            (b"x-stillhouse-request-id", request.request_id.encode()),
-        ]
-        if answer.cached is not None:
-            headers.append((b"x-stillhouse-cache", b"hit" if answer.cached else b"miss"))
-        if answer.encoded is None:
-            status, plain, body = error_reply(500, "the model gave no usable answer to this input")
-            return status, [*plain, *headers], body
-        body, json_bytes = answer.encoded
-        if json_bytes is None:
-            headers.append(JSON)
-        else:
-            headers += [(b"content-type", b"application/octet-stream"), (_JSON_LENGTH, b"%d" % json_bytes)]
-        return 200, headers, body
+                return await self._dispatched(served, request, sent, version)
+        answer = await self._dispatched(served, request, sent, version)
+        self._admission.observe(time.perf_counter() - started)
+        return answer
 
-    async def _dispatched(
+    def _dispatched(
         self, served: ServedRoute, request: InferRequest, sent: dict[bytes, bytes], version: str | None
-    ) -> Answer:
+    ) -> Awaitable[Answer]:
         dispatcher = self.components.dispatcher
         if version is not None:
-            return await dispatcher.infer_version(served, request, parse_version(version))
-        return await dispatcher.infer(served, request, _request_key(sent) or request.request_id)
+            return dispatcher.infer_version(served, request, parse_version(version))
+        return dispatcher.infer(served, request, request_key(sent) or request.request_id)
 
-    async def _body(self, sent: dict[bytes, bytes], receive: Receive) -> bytes:
+    def _body(self, sent: dict[bytes, bytes], receive: Receive) -> Awaitable[bytes]:
         limits = self._config.max_body_bytes, self._config.body_timeout_s
-        return await read_body(sent, receive, self._admission, *limits)
+        return read_body(sent, receive, self._admission, *limits)
 
     def _invoked(self, sent: dict[bytes, bytes]) -> str:
         name = sent.get(_MODEL_HEADER)
@@ -226,18 +247,16 @@ class Gateway:
         return json_reply({"id": feedback.request_id, "accepted": record.num_rows})
 
 
-def _json_length(value: bytes, sent: dict[bytes, bytes]) -> int:
+def _json_length(sent: dict[bytes, bytes]) -> int | None:
+    """Return what Inference-Header-Content-Length says; None without that header."""
+    value = sent.get(JSON_LENGTH)
+    if value is None:
+        return None
     length = parse_json_length(value)
-    if length == 0 and sent.get(b"content-type", b"").lower().startswith(b"application/json"):
+    if length == 0 and sent.get(CONTENT_TYPE, b"").lower().startswith(b"application/json"):
         # 48 letters of JSON are also twelve finite floats: they would be answered, and wrongly
         raise RequestError(400, "Inference-Header-Content-Length 0 means bare values, and Content-Type says JSON")
     return length
-
-
-def _request_key(headers: dict[bytes, bytes]) -> str | None:
-    """Return the caller's key for the split, such as a user id: the same key meets the same arm."""
-    value = headers.get(b"x-stillhouse-key")
-    return None if value is None else check_identifier(value.decode("latin-1"), "the X-Stillhouse-Key header")
 
 
 async def _refuse(log: RequestLog, request: Request, error: Exception) -> Response:

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from infra.gateway.errors import InferenceError
+from infra.gateway.finite import all_finite
 from infra.gateway.protocol import DATATYPES, TensorSpec
 from infra.gateway.watchdog import Watchdog
 from tasks.contracts.errors import ModelError
@@ -110,7 +111,7 @@ class Backend:
             outputs: list[np.ndarray] = self._session.run(self._output_names, {self.input.name: inputs}, options)
             if len(outputs[0]) != len(inputs):
                 raise InferenceError("wrong_shape")
-            if not np.isfinite(outputs[0]).all():
+            if not all_finite(outputs[0]):
                 raise InferenceError("not_finite")
             succeeded = True
         except InferenceError:

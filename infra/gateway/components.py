@@ -47,6 +47,7 @@ class Components:
         for log, writer in (("predictions", self._predictions), ("feedback", self.feedback), ("inputs", self._inputs)):
             self.metrics.log_waiting_rows.labels(log).set_function(functools.partial(getattr, writer, "waiting_rows"))
         self._watchdog = Watchdog(config.inference_timeout_s)
+        self.cache = AnswerCache(config.cache_bytes, self.metrics) if config.cache_bytes else None
         self._shadows = ShadowRunner(self.metrics, self._predictions.append, queue_size=config.shadow_queue)
         self.dispatcher = Dispatcher(
             self.metrics,
@@ -56,7 +57,7 @@ class Components:
             timeout_s=config.inference_timeout_s,
             num_threads=config.num_threads,
             batch_delay_s=config.batch_delay_ms / 1e3,
-            cache=AnswerCache(config.cache_bytes, self.metrics) if config.cache_bytes else None,
+            cache=self.cache,
         )
         self._tracing = _tracing(config)
         store = GatewayStore(config.store)

@@ -6,8 +6,10 @@ import socket
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tasks.contracts.errors import UserError
 
 
 def default_replica() -> str:
@@ -139,6 +141,11 @@ class GatewayConfig(BaseModel):
 
         The latter may hold STILLHOUSE_STORE, _TRAFFIC, _HOME, _REPLICA, _VERIFY_KEYS, _GATEWAY_TOKENS and
         _SAMPLE_INPUTS.
+
+        Raises:
+            ValidationError: a setting is not what it should be.
+            UserError: `file` holds no settings.
+            OSError: it cannot be read.
         """
         home = Path(os.environ.get("STILLHOUSE_HOME", ".stillhouse"))
         values: dict[str, Any] = {
@@ -154,13 +161,33 @@ class GatewayConfig(BaseModel):
         if share := os.environ.get("STILLHOUSE_SAMPLE_INPUTS"):
             values["sample_inputs"] = share
         if file is not None:
-            values |= yaml.safe_load(file.read_text(encoding="utf-8"))
+            values |= _settings(file)
         values |= {name: value for name, value in given.items() if value is not None}
         config = cls.model_validate(values)
         anchored = {name: getattr(config, name).expanduser().resolve() for name in ("store", "traffic")}
         if config.verify_keys is not None:
             anchored["verify_keys"] = config.verify_keys.expanduser().resolve()
         return config.model_copy(update=anchored)
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    text = file.read_bytes()
+    try:
+        settings = orjson.loads(text) if file.suffix == ".json" else _from_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{file} holds no settings; it must be JSON or YAML such as {{port: 8080}}")
+    return settings
+
+
+def _from_yaml(text: bytes) -> Any:
+    import yaml  # a worker's file is JSON, and most gateways have none
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,18 +2,22 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import ClassVar
 
 import orjson
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import service_unavailable
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from infra.gateway.admission import ARRIVAL, Admission
 
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_REST_BYTES = 64 * 1024
+
+AtOnce = Callable[[Scope, bytes], tuple[int, list[tuple[bytes, bytes]], bytes] | None]
+"""Answers a whole request, or returns None to leave it to the application."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +31,8 @@ class Connection(HttpToolsProtocol):
 
     admission: ClassVar[Admission]
     header_timeout_s: ClassVar[float]
+    at_once: ClassVar[AtOnce | None] = None
+    """Asked first, of requests that came in one piece: what it answers needs neither a task nor a turn of the loop."""
 
     _header_timer: asyncio.TimerHandle | None = None
     _header_bytes = 0
@@ -34,6 +40,9 @@ class Connection(HttpToolsProtocol):
     _has_ended = False
     _rest_bytes: int | None = None
     """What came of a body since its request was answered; None when nothing of it is awaited."""
+    _is_receiving = False
+    _begun: tuple[RequestResponseCycle, object] | None = None
+    """The request whose headers are among the data that are being taken."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -48,7 +57,11 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what came; count it while the headers are not whole."""
         self._has_ended = False
+        self._is_receiving = self.at_once is not None
         super().data_received(data)
+        self._is_receiving = False
+        if self._begun is not None:
+            self._answer_begun()
         if self._rest_bytes is not None and not self.transport.is_closing():
             self._rest_bytes += len(data)
             if self._rest_bytes > _MAX_REST_BYTES:
@@ -93,9 +106,27 @@ class Connection(HttpToolsProtocol):
             cycle.keep_alive = False  # the caller is to connect anew, to another gateway
         if app is service_unavailable:
             app = _full
+        elif self._is_receiving:
+            self._begun = cycle, app
+            return
         else:
             cycle.scope[ARRIVAL] = self.admission.arrive()  # type: ignore[literal-required]
         super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+
+    def _answer_begun(self) -> None:
+        """Answer the request that has just come at once, or give it the task that uvicorn would have given it."""
+        assert self._begun is not None
+        (cycle, app), self._begun = self._begun, None
+        if self.transport.is_closing():  # what came after its headers was no HTTP
+            return
+        answer = type(self).at_once
+        if answer is not None and not cycle.more_body and not cycle.flow.write_paused:
+            reply = answer(cycle.scope, bytes(cycle.body))  # type: ignore[arg-type]
+            if reply is not None:
+                _write_whole(cycle, *reply)
+                cycle.on_response = _nothing  # as uvicorn does at the end of a task
+                return
+        self._start_asgi_task(cycle, app)
 
     def _wait_for_headers(self) -> None:
         self._header_timer = self.loop.call_later(self.header_timeout_s, self._headers_are_late)
@@ -124,9 +155,58 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def connection_class(admission: Admission, header_timeout_s: float) -> type[Connection]:
-    """Return the class of the connections of one gateway."""
-    return type("GatewayConnection", (Connection,), {"admission": admission, "header_timeout_s": header_timeout_s})
+def connection_class(admission: Admission, header_timeout_s: float, at_once: AtOnce | None = None) -> type[Connection]:
+    """Return the class of the connections of one gateway.
+
+    Args:
+        admission: what bounds its requests.
+        header_timeout_s: how long headers may take.
+        at_once: answers requests without a task where it can; it must not wait for anything.
+    """
+    own: dict[str, object] = {"admission": admission, "header_timeout_s": header_timeout_s}
+    if at_once is not None:
+        own["at_once"] = staticmethod(at_once)
+    return type("GatewayConnection", (Connection,), own)
+
+
+def written_whole(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+    """Write a whole reply in one piece, where `send` is that of a connection which can take it; else return False.
+
+    ASGI takes two messages for it, and uvicorn checks and copies each header of them. That is a good part of what the
+    gateway adds to a request, which has nine; all of them are its own, and none has a byte that it has not checked.
+
+    Args:
+        send: what ASGI gives to the application.
+        status: of a reply with a body.
+        headers: with lower-case names, the length of the body among them, and without `connection`.
+        body: the whole of it.
+    """
+    cycle = getattr(send, "__self__", None)
+    if type(cycle) is not RequestResponseCycle or cycle.flow.write_paused or cycle.scope["method"] == "HEAD":
+        return False
+    if not cycle.disconnected:
+        _write_whole(cycle, status, headers, body)
+    return True
+
+
+def _write_whole(cycle: RequestResponseCycle, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    """Do what `RequestResponseCycle.send` does with the two messages of a reply."""
+    parts = [STATUS_LINE[status]]
+    for name, value in (*cycle.default_headers, *headers):
+        parts += (name, b": ", value, b"\r\n")
+    parts += (b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", body)
+    cycle.response_started = True
+    cycle.waiting_for_100_continue = False
+    cycle.transport.write(b"".join(parts))
+    cycle.response_complete = True
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 async def _full(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,5 +1,6 @@
 """What a gateway tells of itself and of its models: health, metadata, statistics, metrics, and its own document."""
 
+import functools
 import importlib.metadata
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -10,7 +11,6 @@ from infra.gateway.backend import Backend
 from infra.gateway.components import Components
 from infra.gateway.exposition import Exposition
 from infra.gateway.http import JSON, Reply, json_reply
-from infra.gateway.openapi.document import openapi_json
 from infra.gateway.routing import ServedRoute, parse_version
 
 
@@ -21,14 +21,13 @@ class Descriptions:
         self._table = components.table
         self._exposition = exposition
         self._admission = admission
-        self._version = _package_version()
 
     async def server_metadata(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /v2`."""
         return json_reply(
             {
                 "name": "stillhouse-gateway",
-                "version": self._version,
+                "version": _package_version(),
                 "extensions": ["binary_tensor_data", "statistics", "feedback"],
             }
         )
@@ -82,7 +81,9 @@ class Descriptions:
 
     async def describe(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /openapi.json`."""
-        return 200, [JSON], openapi_json(self._version)
+        from infra.gateway.openapi.document import openapi_json  # few gateways are ever asked
+
+        return 200, [JSON], openapi_json(_package_version())
 
     async def expose_metrics(self, scope: Scope, receive: Receive) -> Reply:
         """Answer `GET /metrics`: of this process, or of all workers of its port."""
@@ -100,6 +101,7 @@ def _readiness(document: object, *, ready: bool) -> Reply:
     return status, headers if ready else [*headers, (b"retry-after", b"1")], body
 
 
+@functools.cache
 def _package_version() -> str:
     try:
         return importlib.metadata.version("stillhouse")

@@ -11,7 +11,7 @@ import numpy as np
 
 from infra.gateway.backend import Backend
 from infra.gateway.batching import MicroBatcher
-from infra.gateway.cache import AnswerCache, fingerprint_of
+from infra.gateway.cache import AnswerCache, KnownBody, fingerprint_of
 from infra.gateway.errors import InferenceError
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.protocol import Encoded, InferRequest, encode_response
@@ -103,6 +103,47 @@ class Dispatcher:
             if route.shadow and arm == "champion":
                 self._shadows.offer(served, request)
         return Answer(encoded, arm, served_by, answering, None if fingerprint is None else cached)
+
+    def recall(
+        self, served: ServedRoute, known: KnownBody, request: InferRequest, key: str, inputs: np.ndarray | None
+    ) -> Answer | None:
+        """Answer a body that is known from the cache and record it, or return None without a trace of it.
+
+        Args:
+            served: the model's present route.
+            known: what the body asks for.
+            request: the same under this request's id.
+            key: by which the request falls to an arm.
+            inputs: to be recorded with it; None where their sketch is enough.
+        """
+        assert self._cache is not None
+        started = time.perf_counter()
+        route = served.route
+        arm = assigned_arm(route, key)
+        outputs = self._cache.recall(route, arm, known.fingerprint, is_last=False)
+        if outputs is None:
+            return None
+        answering = route.challenger if arm == "challenger" else route.champion
+        assert answering is not None
+        encoded = encode_response(route.model_name, answering.version, request, served.champion.outputs, outputs)
+        self._record(
+            PredictionRecord(
+                route,
+                served.version,
+                request.request_id,
+                time.time_ns() // 1000,
+                arm,
+                arm,
+                False,
+                (time.perf_counter() - started) * 1e3,
+                "",
+                inputs,
+                outputs[0],
+                True,
+                known.sketch,
+            )
+        )
+        return Answer(encoded, arm, arm, answering, cached=True)
 
     async def infer_version(self, served: ServedRoute, request: InferRequest, version: int) -> Answer:
         """Answer a request that names the version that it wants.

@@ -10,6 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from infra.gateway.access import Access, Role
 from infra.gateway.admission import Admission
+from infra.gateway.connection import written_whole
 from infra.gateway.errors import RequestError
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.protocol.identifiers import new_id
@@ -18,9 +19,11 @@ from infra.gateway.request_log import RequestLog
 Header = tuple[bytes, bytes]
 Reply = tuple[int, list[Header], bytes]
 
-JSON: Header = (b"content-type", b"application/json")
+CONTENT_TYPE = b"content-type"
+JSON_LENGTH = b"inference-header-content-length"
+REQUEST_ID = b"x-stillhouse-request-id"
+JSON: Header = (CONTENT_TYPE, b"application/json")
 _CLOSE: Header = (b"connection", b"close")
-_REQUEST_ID = b"x-stillhouse-request-id"
 _FAILED = 400
 
 logger = logging.getLogger(__name__)
@@ -67,20 +70,34 @@ class JsonEndpoint:
             status, headers, body = await self._answer(scope, receive)
         except RequestError as error:
             status, headers, body = error_reply(error.status, error.message, close=error.close)
-            headers += [*error.headers, (_REQUEST_ID, new_id().encode())]
+            headers += [*error.headers, (REQUEST_ID, new_id().encode())]
             failure = error.message
             self._metrics.refused.labels(str(error.status)).inc()
         except ClientGoneError:
             return
         except Exception:  # the last line of defence: the caller gets no traceback, the log does
             status, headers, body = error_reply(500, "internal error; the gateway's log has the details")
-            headers.append((_REQUEST_ID, new_id().encode()))
+            headers.append((REQUEST_ID, new_id().encode()))
             logger.exception("the request %s failed unexpectedly", headers[-1][1].decode())
-        headers.append((b"content-length", b"%d" % len(body)))
+        status, headers, body = with_length((status, headers, body))
         if status >= _FAILED or self._log.every_request:
             self._log.write(scope, status, headers, (time.perf_counter() - started) * 1e3, failure)
+        if status < _FAILED and written_whole(send, status, headers, body):
+            return
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+def with_length(reply: Reply) -> Reply:
+    """Add the length of the body to the headers."""
+    reply[1].append((b"content-length", b"%d" % len(reply[2])))
+    return reply
+
+
+def is_plain(sent: dict[bytes, bytes]) -> bool:
+    """Tell whether a body comes as it is, not compressed."""
+    encoding = sent.get(b"content-encoding")
+    return encoding is None or encoding.lower() == b"identity"
 
 
 def json_reply(document: object, status: int = 200) -> Reply:
@@ -109,7 +126,7 @@ async def read_body(
     """
     if int(headers.get(b"content-length", 0)) > limit_bytes:
         raise _too_long(limit_bytes)
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    if not is_plain(headers):
         raise RequestError(415, "compressed bodies are not supported; send plain JSON", close=True)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):

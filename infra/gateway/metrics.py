@@ -51,6 +51,26 @@ class LatencyCollector(Collector):
         yield rows
 
 
+class ArmCounter(Collector):
+    """A counter by model and arm; written by the event loop alone, like the latencies and for the same reason."""
+
+    def __init__(self, name: str, documentation: str) -> None:
+        self._name, self._documentation = name, documentation
+        self._counts: dict[tuple[str, ArmName], int] = {}
+
+    def count(self, model_name: str, arm: ArmName) -> None:
+        """Count one request."""
+        key = model_name, arm
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def collect(self) -> Iterator[Metric]:
+        """Give Prometheus what was counted."""
+        counts = CounterMetricFamily(self._name, self._documentation, labels=["model", "arm"])
+        for labels, count in list(self._counts.items()):
+            counts.add_metric(list(labels), count)
+        yield counts
+
+
 class _Tally:
     """What one arm of one model has answered."""
 
@@ -99,19 +119,17 @@ class GatewayMetrics:
             ["model", "outcome"],
             registry=registry,
         )
-        self.cache_hits = Counter(
+        self.cache_hits = ArmCounter(
             "stillhouse_gateway_cache_hits",
             "Requests answered from the cache, by the arm that the request was assigned to. No model ran, and so they "
             "are not in the latency histogram.",
-            ["model", "arm"],
-            registry=registry,
         )
-        self.cache_misses = Counter(
+        registry.register(self.cache_hits)
+        self.cache_misses = ArmCounter(
             "stillhouse_gateway_cache_misses",
             "Requests that were looked for in the cache and had to be run, by assigned arm.",
-            ["model", "arm"],
-            registry=registry,
         )
+        registry.register(self.cache_misses)
         self.cache_evictions = Counter(
             "stillhouse_gateway_cache_evictions", "Cached answers dropped to make room.", registry=registry
         )

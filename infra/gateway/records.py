@@ -1,13 +1,13 @@
 """What is recorded of requests, and its form as Arrow tables with the columns of `tasks.contracts.traffic`."""
 
 import itertools
-from collections.abc import Callable
-from operator import attrgetter
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from infra.gateway.columns import column, listed
 from tasks.contracts.route import Arm, ArmName, Route
 from tasks.contracts.traffic import FEEDBACK_COLUMNS, PREDICTION_COLUMNS
 from tasks.decisions.sketch import SKETCH_SIZE, judge_outputs, sketch_inputs
@@ -23,21 +23,13 @@ _ARROW_TYPES = {
 _PREDICTIONS = pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in PREDICTION_COLUMNS.items()])
 _FEEDBACK = pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in FEEDBACK_COLUMNS.items()])
 
-_REQUEST_COLUMNS: dict[str, Callable[["PredictionRecord"], object]] = {
-    "request_id": attrgetter("request_id"),
-    "at": attrgetter("at"),
-    "route_version": attrgetter("route_version"),
-    "rollout_id": attrgetter("route.rollout_id"),
-    "arm": attrgetter("arm"),
-    "served_by": attrgetter("served_by"),
-    "shadow": attrgetter("shadow"),
-    "model_digest": attrgetter("answering.digest"),
-    "model_version": attrgetter("answering.version"),
-    "latency_ms": attrgetter("latency_ms"),
-    "error": attrgetter("error"),
-    "cached": attrgetter("cached"),
-}
-"""Columns that have one value for all rows of a request, and how to get it."""
+_BLOCK_BYTES = 2**18
+"""Inputs that are sketched at a time: they and what is made of them stay in the processor's cache."""
+
+_REQUEST_COLUMNS = (
+    "request_id", "at", "route_version", "arm", "served_by", "shadow", "latency_ms", "error", "cached",
+)  # fmt: skip
+"""Fields of a record that are columns, with one value for all rows of a request."""
 
 
 class PredictionRecord(NamedTuple):
@@ -53,12 +45,14 @@ class PredictionRecord(NamedTuple):
     shadow: bool
     latency_ms: float
     error: str
-    inputs: np.ndarray
-    """[N, *input_shape]"""
+    inputs: np.ndarray | None
+    """[N, *input_shape]; None where their sketch is known and they were not read again."""
     outputs: np.ndarray | None
     """[N, K] logits, or [N] or [N, 1] for regression; None when no model answered."""
     cached: bool = False
     """Whether the outputs are those of an earlier run."""
+    sketch: np.ndarray | None = None
+    """[N, 2 + SKETCH_SIZE], as `sketch_of` makes it; None where it is still to be made of the inputs."""
 
     @property
     def model_name(self) -> str:
@@ -68,23 +62,22 @@ class PredictionRecord(NamedTuple):
     @property
     def num_rows(self) -> int:
         """Rows of the log that this makes."""
-        return len(self.inputs)
+        return len(self._rows)
 
     @property
     def num_bytes(self) -> int:
         """Roughly the memory that this holds until it is written."""
-        return self.inputs.nbytes + 1024
+        return self._rows.nbytes + 1024
 
     @property
     def layout(self) -> None:
         """Records that share a segment agree on this: all may."""
 
     @property
-    def answering(self) -> Arm:
-        """The model version that answered, or was the last to fail."""
-        answering = self.route.challenger if self.served_by == "challenger" else self.route.champion
-        assert answering is not None
-        return answering
+    def _rows(self) -> np.ndarray:
+        rows = self.inputs if self.sketch is None else self.sketch
+        assert rows is not None, "a record needs inputs or their sketch"
+        return rows
 
 
 class FeedbackRecord(NamedTuple):
@@ -111,9 +104,15 @@ class FeedbackRecord(NamedTuple):
         """Records that share a segment agree on this: all may."""
 
 
+def sketch_of(inputs: np.ndarray) -> np.ndarray:
+    """Return mean, standard deviation and projection of rows [N, *input_shape], as [N, 2 + SKETCH_SIZE]."""
+    found = sketch_inputs(inputs)
+    return np.column_stack([found["input_mean"], found["input_std"], found["input_sketch"]])
+
+
 def prediction_table(records: list[PredictionRecord]) -> pa.Table:
     """Lay out the records of one model, a row of the table for each row of each request."""
-    return pa.concat_tables(_run_table(list(run)) for _, run in itertools.groupby(records, _layout))
+    return pa.concat_tables([_run_table(list(run)) for _, run in itertools.groupby(records, _layout)])
 
 
 def feedback_table(records: list[FeedbackRecord]) -> pa.Table:
@@ -124,37 +123,71 @@ def feedback_table(records: list[FeedbackRecord]) -> pa.Table:
         for row, label in enumerate(record.labels)
         if label is not None
     ]
-    columns = zip(*rows, strict=True) if rows else [[]] * len(_FEEDBACK)
-    return pa.table([pa.array(list(column), field.type) for column, field in zip(columns, _FEEDBACK, strict=True)],
-                    schema=_FEEDBACK)  # fmt: skip
+    columns = zip(*rows, strict=True) if rows else [()] * len(_FEEDBACK)
+    return pa.Table.from_arrays(
+        [column(list(values), field.type) for values, field in zip(columns, _FEEDBACK, strict=True)], schema=_FEEDBACK
+    )
 
 
 def _layout(record: PredictionRecord) -> tuple[object, ...]:
     """Neighbours that agree on this are computed together: numpy's cost is a call, not a row."""
-    outputs = None if record.outputs is None else record.outputs.shape[1:]
-    return record.route.signature.task, outputs, record.inputs.shape[1:]
+    return id(record.route), None if record.outputs is None else record.outputs.shape[1:]
 
 
 def _run_table(run: list[PredictionRecord]) -> pa.Table:
+    route = run[0].route
+    told = dict(zip(PredictionRecord._fields, zip(*run, strict=True), strict=True))
     counts = [record.num_rows for record in run]
-    columns: dict[str, object] = {
-        name: _repeated([value(record) for record in run], counts) for name, value in _REQUEST_COLUMNS.items()
+    arms: dict[ArmName, Arm] = {"champion": route.champion}
+    if route.challenger is not None:
+        arms["challenger"] = route.challenger
+    answering = [arms[name] for name in told["served_by"]]
+    requests = {name: told[name] for name in _REQUEST_COLUMNS} | {
+        "rollout_id": [route.rollout_id] * len(run),
+        "model_digest": [arm.digest for arm in answering],
+        "model_version": [arm.version for arm in answering],
     }
+    columns: dict[str, Any] = {name: _repeated(values, counts) for name, values in requests.items()}
     columns["row"] = np.arange(sum(counts)) - np.repeat(np.cumsum(counts) - counts, counts)
     columns["batch_rows"] = np.repeat(counts, counts)
-    outputs = [record.outputs for record in run if record.outputs is not None]
-    if outputs:
-        columns |= judge_outputs(np.concatenate(outputs), run[0].route.signature.task)
-    else:
+    if run[0].outputs is None:
         columns |= dict.fromkeys(("prediction", "confidence", "margin"), np.full(sum(counts), np.nan))
-    columns |= sketch_inputs(np.concatenate([record.inputs for record in run]))
-    sketch = np.asarray(columns["input_sketch"], dtype=np.float32)
-    offsets = np.arange(0, sketch.size + 1, SKETCH_SIZE, dtype=np.int32)
-    columns["input_sketch"] = pa.ListArray.from_arrays(offsets, sketch.ravel())
-    return pa.table({field.name: columns[field.name] for field in _PREDICTIONS}, schema=_PREDICTIONS)
+    else:
+        columns |= judge_outputs(np.concatenate(told["outputs"]), route.signature.task)
+    sketch = _sketched(run, counts)
+    columns["input_mean"], columns["input_std"] = sketch[:, 0], sketch[:, 1]
+    laid_out = {field.name: column(columns[field.name], field.type) for field in _PREDICTIONS if field.name in columns}
+    laid_out["input_sketch"] = listed(sketch[:, 2:].astype(np.float32))
+    return pa.Table.from_arrays([laid_out[field.name] for field in _PREDICTIONS], schema=_PREDICTIONS)
 
 
-def _repeated(values: list[object], counts: list[int]) -> list[object]:
+def _sketched(run: list[PredictionRecord], counts: list[int]) -> np.ndarray:
+    """Return the sketches [rows, 2 + SKETCH_SIZE] of all rows, taking over those that are known."""
+    is_known = np.repeat([record.sketch is not None for record in run], counts)
+    sketches = np.empty((len(is_known), 2 + SKETCH_SIZE))
+    if is_known.any():
+        sketches[is_known] = np.concatenate([record.sketch for record in run if record.sketch is not None])
+    unknown = [record.inputs for record in run if record.sketch is None and record.inputs is not None]
+    if unknown:
+        blocks = [sketch_of(np.concatenate(block)) for block in _blocks(unknown)]
+        sketches[~is_known] = np.concatenate(blocks)
+    return sketches
+
+
+def _blocks(arrays: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Divide arrays into runs of at most `_BLOCK_BYTES`, or of one that is larger."""
+    block: list[np.ndarray] = []
+    size = 0
+    for array in arrays:
+        if block and size + array.nbytes > _BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+        block.append(array)
+        size += array.nbytes
+    yield block
+
+
+def _repeated(values: Sequence[object], counts: list[int]) -> Sequence[object]:
     if max(counts) == 1:
         return values
     return [value for value, count in zip(values, counts, strict=True) for _ in range(count)]

@@ -1,5 +1,6 @@
 """Which models are loaded and which of them answers; replaced as a whole when the route changes."""
 
+import functools
 import logging
 import threading
 import time
@@ -40,6 +41,24 @@ class ServedRoute:
     challenger: Backend | None
     """None when the route has none, or when it could not be loaded."""
     parser: InferenceParser
+
+    @functools.cached_property
+    def headers(self) -> dict[tuple[ArmName, ArmName], tuple[tuple[bytes, bytes], ...]]:
+        """What every reply says of the arm that a request fell to, and of the one that answered."""
+        arms: dict[ArmName, Arm] = {"champion": self.route.champion}
+        if self.route.challenger is not None:
+            arms["challenger"] = self.route.challenger
+        return {
+            (assigned, served_by): (
+                (b"x-stillhouse-arm", assigned.encode()),
+                (b"x-stillhouse-served-by", served_by.encode()),
+                (b"x-stillhouse-model-digest", answering.digest.encode()),
+                (b"x-stillhouse-model-version", b"%d" % answering.version),
+                (b"x-stillhouse-route-version", b"%d" % self.version),
+            )
+            for assigned in arms
+            for served_by, answering in arms.items()
+        }
 
     def of_version(self, version: int) -> tuple[ArmName, Backend | None]:
         """Return the arm that serves a version of the registry, and its model.

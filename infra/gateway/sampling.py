@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from infra.gateway.columns import blobs, column
 from infra.gateway.records import PredictionRecord
 from tasks.contracts.sampled_inputs import DTYPE_KEY, SHAPE_KEY, is_sampled
 
@@ -53,6 +54,7 @@ def sampling(
     def record_and_keep(answered: PredictionRecord) -> None:
         record(answered)
         if is_sampled(answered.request_id, share):
+            assert answered.inputs is not None, "a request in the sample is recorded with its inputs"
             keep(InputRecord(answered.model_name, answered.request_id, answered.at, answered.inputs))
 
     return record_and_keep
@@ -69,11 +71,12 @@ def input_table(records: list[InputRecord]) -> pa.Table:
         raise ValueError(f"rows of {records[0].model_name} come as {sorted(layouts)}; a segment holds one of them")
     ((dtype, shape),) = layouts
     counts = [record.num_rows for record in records]
+    names = [record.request_id for record, count in zip(records, counts, strict=True) for _ in range(count)]
     columns = {
-        "request_id": pa.array(np.repeat([record.request_id for record in records], counts), pa.string()),
-        "row": pa.array([row for count in counts for row in range(count)], pa.int64()),
-        "at": pa.array(np.repeat([record.at for record in records], counts), pa.timestamp("us", tz="UTC")),
-        "input": pa.array([row.tobytes() for record in records for row in record.inputs], pa.binary()),
+        "request_id": column(names, pa.string()),
+        "row": column([row for count in counts for row in range(count)], pa.int64()),
+        "at": column(np.repeat([record.at for record in records], counts), pa.timestamp("us", tz="UTC")),
+        "input": blobs(np.concatenate([record.inputs for record in records])),
     }
     metadata = {DTYPE_KEY: dtype.encode(), SHAPE_KEY: json.dumps(list(shape)).encode()}
-    return pa.table(columns).replace_schema_metadata(metadata)
+    return pa.Table.from_arrays(list(columns.values()), names=list(columns), metadata=metadata)

@@ -80,7 +80,7 @@ class GatewayServer:
             uvicorn.Config(
                 application,
                 loop="uvloop",
-                http=connection_class(admission, config.header_timeout_s),
+                http=connection_class(admission, config.header_timeout_s, application.at_once),
                 ws="none",
                 lifespan="on",
                 log_config=None,

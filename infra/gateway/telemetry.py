@@ -24,6 +24,12 @@ _HOUR_FORMAT = "%Y-%m-%d-%H"
 _TIDIED_HOURS = 24
 """Older hours are left to retention: a log of weeks is long to look through."""
 
+_FEW_VALUED = [
+    "row", "route_version", "rollout_id", "arm", "served_by", "model_digest", "model_version", "batch_rows", "error",
+    "prediction", "label",
+]  # fmt: skip
+"""Columns that repeat a few values. A dictionary of any other, such as the ids, would hold each of its values."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -79,7 +85,6 @@ class SegmentWriter(Generic[R]):
 
     def start(self) -> None:
         """Begin writing."""
-        pa.array([0])  # the first conversion imports pandas where it is installed: not under a request
         self._thread.start()
 
     @property
@@ -90,12 +95,15 @@ class SegmentWriter(Generic[R]):
 
     def append(self, record: R) -> None:
         """Take a record; it is lost, and counted, when the memory for waiting records is full."""
+        num_rows, num_bytes = record.num_rows, record.num_bytes
         with self._lock:
-            fits = self._bytes + record.num_bytes <= self._buffer_bytes
+            fits = self._bytes + num_bytes <= self._buffer_bytes
             if fits:
-                self._keep(record)
+                self._records.append(record)
+                self._rows += num_rows
+                self._bytes += num_bytes
         if not fits:
-            self._lost.inc(record.num_rows)
+            self._lost.inc(num_rows)
         elif self._rows >= self._flush_rows:
             self._wake.set()
 
@@ -109,11 +117,6 @@ class SegmentWriter(Generic[R]):
         if lost:
             self._lost.inc(lost)
             logger.error("%s log: %d rows could not be written before the end and are lost", self._log, lost)
-
-    def _keep(self, record: R) -> None:
-        self._records.append(record)
-        self._rows += record.num_rows
-        self._bytes += record.num_bytes
 
     def _work(self) -> None:
         self._tidy()
@@ -143,8 +146,9 @@ class SegmentWriter(Generic[R]):
             logger.error("%s log of %s: %d rows not written, will retry: %s", self._log, model_name, rows, error)
             with self._lock:
                 self._rows_in_hand -= rows
-                for record in records:
-                    self._keep(record)
+                self._records += records
+                self._rows += rows
+                self._bytes += sum(record.num_bytes for record in records)
             return False
         except Exception:  # a record that cannot be laid out must not stop those that follow
             logger.exception("%s log of %s: %d rows lost", self._log, model_name, rows)
@@ -159,7 +163,7 @@ class SegmentWriter(Generic[R]):
         if not table.num_rows:
             return
         buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd", use_dictionary=_FEW_VALUED)
         data = buffer.getvalue().to_pybytes()
         now = time.time_ns()
         hour = datetime.fromtimestamp(now / 1e9, UTC).strftime(_HOUR_FORMAT)

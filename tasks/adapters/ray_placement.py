@@ -262,7 +262,7 @@ class _Order(Value):
             call=call,
             source=source_digest(call.modules),
             engines=engine_versions(call.modules),
-            store=settings.store_name,
+            store=settings.store_address,
         )
 
     def require_same(self) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import orjson
 import pytest
 
-from infra.gateway.cache import AnswerCache, entry_bytes, fingerprint_of
+from infra.gateway.cache import AnswerCache, BodyKey, KnownBody, body_bytes, entry_bytes, fingerprint_of
 from infra.gateway.metrics import GatewayMetrics
-from infra.gateway.protocol import InferenceParser
+from infra.gateway.protocol import InferenceParser, InferRequest, WantedOutputs
 from tasks.contracts.route import Arm, ModelSignature, Route
 
 SIGNATURE = ModelSignature(task="classification", input_shape=(4,), input_dtype="float32", class_names=("a", "b", "c"))
@@ -134,6 +134,83 @@ def test_bytes_are_those_that_python_really_holds(metrics):
     held = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert held == pytest.approx(cache.num_bytes, rel=0.3)
+
+
+def body_of(number, num_rows=1, request_id="r"):
+    key = BodyKey(b"parser", b"open inference", None, b"application/json", number.to_bytes(32, "big"))
+    request = InferRequest(request_id, np.empty(0, np.float32), WantedOutputs(), is_named=True)
+    return key, KnownBody(request, b"f" * 32, np.full((num_rows, 10), number, float))
+
+
+def test_bodies_and_answers_share_the_bytes_and_the_least_recently_used_of_both_goes(metrics):
+    """Against a plain list in order of use, through 2000 random steps."""
+    rng = np.random.default_rng(1)
+    bound = 30_000
+    cache, model = AnswerCache(bound, metrics), OrderedDict()
+    for _ in range(2000):
+        number, size, is_body = int(rng.integers(40)), int(rng.integers(1, 60)), rng.random() < 0.5
+        name = (is_body, number)
+        key, body = body_of(number, size)
+        if rng.random() < 0.5:
+            found = cache.get_body(key) if is_body else cache.get(OLD, bytes([number]))
+            assert (found is None) == (name not in model)
+            if found is not None:
+                model.move_to_end(name)
+            continue
+        if is_body:
+            cache.put_body(key, body)
+        else:
+            cache.put(OLD, bytes([number]), outputs_of(0, size))
+        model.pop(name, None)
+        model[name] = body_bytes(key, body) if is_body else entry_bytes(outputs_of(0, size))
+        while sum(model.values()) > bound:
+            model.popitem(last=False)
+        assert cache.num_bytes == sum(model.values()) <= bound
+        assert len(cache) == len(model)
+
+
+def test_put_body_leaves_the_others_alone_when_a_body_is_larger_than_the_cache(metrics):
+    cache = AnswerCache(4000, metrics)
+    small, large = body_of(1), body_of(2, num_rows=1000)
+    cache.put_body(*small)
+    cache.put_body(*large)
+    assert cache.get_body(large[0]) is None
+    assert cache.get_body(small[0]) is small[1]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"parser": b"p"}, {"protocol": b"q"}, {"json_length": b"12"}, {"content_type": None}, {"digest": b"d"}]
+)
+def test_get_body_knows_none_that_differs_in_a_part_of_its_key(metrics, changes):
+    cache = AnswerCache(10_000, metrics)
+    key, body = body_of(1)
+    cache.put_body(key, body)
+    assert cache.get_body(key) is body
+    assert cache.get_body(key._replace(**changes)) is None
+
+
+def test_bytes_of_bodies_are_those_that_python_really_holds(metrics):
+    cache = AnswerCache(2**24, metrics)
+    rng = np.random.default_rng(0)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(2000):
+        content = rng.bytes(50)
+        key = BodyKey(b"parser", b"open inference", b"%d" % (number + 1000), content[:20], content[:32])
+        request = InferRequest(f"request-{number}", np.empty(0, np.float32), WantedOutputs(), is_named=True)
+        cache.put_body(key, KnownBody(request, content[18:], rng.random((1, 10))))
+    held = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert held == pytest.approx(cache.num_bytes, rel=0.3)
+
+
+def test_recall_counts_no_miss_when_the_request_is_looked_for_again(metrics):
+    cache = AnswerCache(10 * ENTRY, metrics)
+    assert cache.recall(divided(0), "champion", b"x", is_last=False) is None
+    assert sample(metrics, "misses_total", model="m", arm="champion") == 0
+    cache.put(OLD, b"x", outputs_of(1))
+    assert cache.recall(divided(0), "champion", b"x", is_last=False) is not None
+    assert sample(metrics, "hits_total", model="m", arm="champion") == 1
 
 
 def test_threads_get_the_answer_of_their_own_input_and_the_bound_holds(metrics):

@@ -7,6 +7,7 @@ from infra.gateway.records import (
     PredictionRecord,
     feedback_table,
     prediction_table,
+    sketch_of,
 )
 from tasks.contracts.route import Arm, ModelSignature, Route
 from tasks.contracts.traffic import FEEDBACK_COLUMNS, PREDICTION_COLUMNS
@@ -80,6 +81,40 @@ def test_prediction_table_has_a_row_for_each_row_of_each_request_when_requests_d
     assert np.isnan(rows[5]["prediction"])
     means = np.concatenate([first, second, failed]).mean(axis=1)
     np.testing.assert_allclose([row["input_mean"] for row in rows], means)
+
+
+def test_prediction_table_takes_over_the_sketches_that_are_known_and_makes_the_others():
+    rng = np.random.default_rng(1)
+    inputs = [rng.normal(size=(count, 4)).astype(np.float32) for count in (1, 3, 2, 1, 2)]
+    logits = [rng.normal(size=(len(rows), 3)) for rows in inputs]
+    read = [record(f"{n}", *pair) for n, pair in enumerate(zip(inputs, logits, strict=True))]
+    mixed = [one._replace(inputs=None, sketch=sketch_of(one.inputs)) if n % 2 else one for n, one in enumerate(read)]
+    expected, found = prediction_table(read).to_pylist(), prediction_table(mixed).to_pylist()
+    sketches = [[row.pop("input_sketch") for row in rows] for rows in (expected, found)]
+    np.testing.assert_allclose(*sketches, rtol=1e-6)
+    assert found == expected
+    assert [one.num_rows for one in mixed] == [1, 3, 2, 1, 2]
+
+
+def test_prediction_table_sketches_inputs_in_blocks_as_it_would_at_once(monkeypatch):
+    rng = np.random.default_rng(2)
+    records = [record(f"{n}", rng.normal(size=(n % 4 + 1, 4)), rng.normal(size=(n % 4 + 1, 3))) for n in range(30)]
+    expected = prediction_table(records).to_pylist()
+    monkeypatch.setattr("infra.gateway.records._BLOCK_BYTES", 5 * 4 * 8)
+    found = prediction_table(records).to_pylist()
+    sketches = [[row.pop("input_sketch") for row in rows] for rows in (expected, found)]
+    np.testing.assert_allclose(*sketches, rtol=1e-6)
+    assert found == expected
+
+
+def test_prediction_table_keeps_texts_that_are_not_ascii_and_those_that_are_not_there():
+    route = ROUTE.model_copy(update={"rollout_id": None})
+    records = [
+        record("ä", np.ones((1, 4)), np.ones((1, 3))),
+        record("b", np.ones((2, 4)), np.ones((2, 3)), route=route),
+    ]
+    rows = prediction_table(records).to_pylist()
+    assert [(row["request_id"], row["rollout_id"]) for row in rows] == [("ä", "r"), ("b", None), ("b", None)]
 
 
 def test_feedback_table_leaves_out_labels_that_are_not_known():

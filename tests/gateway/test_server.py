@@ -28,6 +28,32 @@ def test_the_gateway_imports_nothing_of_the_pipeline():
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
+def test_a_gateway_that_has_answered_and_logged_has_not_imported_what_it_can_do_without(
+    site, models, make_body, tmp_path
+):
+    """Pandas alone takes longer to import than all the rest, and pyarrow imports it unasked."""
+    site.route(site.put(models.linear()))
+    folders = ["--store", str(site.store), "--traffic", str(site.traffic)]
+    command = [sys.executable, "-X", "importtime", "-m", "infra.gateway", "--port", "0", "--replica", "test", *folders]
+    log = tmp_path / "stderr"
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as running,
+    ):
+        url = running.stdout.readline().strip()
+        site.wait_for(1)
+        with httpx.Client(base_url=url, timeout=20, trust_env=False) as client:
+            for n in range(3):
+                assert client.post("/v2/models/digits/infer", content=make_body(X[n : n + 1], f"{n}")).is_success
+                assert client.post("/v2/models/digits/feedback", json={"id": f"{n}", "labels": [n % 3]}).is_success
+        running.terminate()
+        assert running.wait(timeout=30) == 0
+    assert len(site.log()) == len(site.labels()) == 3
+    imported = {line.rpartition("|")[2].strip() for line in log.read_text().splitlines() if "import time:" in line}
+    assert {"onnxruntime", "pyarrow.parquet"} <= imported
+    assert not imported & {"pandas", "yaml", "infra.gateway.openapi.document", "infra.gateway.tracing", "cryptography"}
+
+
 def send(gateway, stop, answers, tag):
     """Send rows until told to stop; keep (request id, row number, reply)."""
     with httpx.Client(base_url=gateway.server.url, timeout=20, trust_env=False) as client:

@@ -40,6 +40,8 @@ def known():
     """Labels of every series that a gateway can have, by its name."""
     metrics = GatewayMetrics()
     metrics.latency.observe("m", "champion", 0.1, 1)
+    for counter in (metrics.cache_hits, metrics.cache_misses):
+        counter.count("m", "champion")
     for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase) and metric._labelnames:
             metric.labels(*metric._labelnames)

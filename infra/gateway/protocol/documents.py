@@ -23,8 +23,11 @@ def load_object(body: bytes) -> dict[str, Any]:
 
 
 def may_hold_booleans(text: bytes) -> bool:
-    """Tell whether the letters of `true` or `false` occur; no key of a usual request has them, so rarely."""
-    return b"r" in text or b"l" in text
+    """Tell whether `true` or `false` occurs in a JSON text, if only within a name.
+
+    A letter is looked for first: that is quick, and most texts lack it.
+    """
+    return (b"r" in text and b"true" in text) or (b"l" in text and b"false" in text)
 
 
 def parameters_of(document: dict[str, Any]) -> dict[str, Any]:

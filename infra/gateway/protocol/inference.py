@@ -1,5 +1,9 @@
 """Requests for inference: the Open Inference Protocol v2 in JSON and with binary tensors."""
 
+import hashlib
+
+import orjson
+
 from infra.gateway.errors import RequestError
 from infra.gateway.protocol.documents import flag, load_object, may_hold_booleans, parameters_of
 from infra.gateway.protocol.framing import divide
@@ -19,6 +23,9 @@ class InferenceParser:
     ) -> None:
         self._reader = TensorReader(signature, input_name, max_batch_rows)
         self._output_names = output_names
+        told = [signature.model_dump(mode="json"), input_name, sorted(output_names), max_batch_rows]
+        self.identity = hashlib.sha256(orjson.dumps(told)).digest()
+        """The same for parsers that read every body alike, such as those of two routes of one model."""
 
     def parse(self, body: bytes, json_bytes: int | None = None) -> InferRequest:
         """Parse and check one body.
@@ -41,9 +48,8 @@ class InferenceParser:
             raise RequestError(400, f"'inputs' must be a list of one tensor object, named '{self._reader.input_name}'")
         tensor = self._reader.tensor(inputs[0], values, may_hold_booleans=may_hold_booleans(text))
         binary = flag(parameters, "binary_data_output")
-        return InferRequest(
-            request_id, tensor, wanted_outputs(document.get("outputs"), self._output_names, binary=binary)
-        )
+        wanted = wanted_outputs(document.get("outputs"), self._output_names, binary=binary)
+        return InferRequest(request_id, tensor, wanted, is_named=document.get("id") is not None)
 
     def parse_invocation(self, body: bytes) -> InferRequest:
         """Parse what MLflow's scoring servers take.

@@ -51,6 +51,8 @@ class InferRequest(NamedTuple):
     outputs: WantedOutputs
     as_predictions: bool = False
     """Whether the answer is MLflow's `{"predictions": ...}`."""
+    is_named: bool = False
+    """Whether the id is the caller's own; otherwise it was made up for this request alone."""
 
 
 class Encoded(NamedTuple):

@@ -9,6 +9,8 @@ from infra.gateway.errors import RequestError
 from infra.gateway.protocol.documents import flag, parameters_of
 from infra.gateway.protocol.messages import Encoded, InferRequest, TensorSpec, WantedOutputs
 
+_ALL_AS_JSON = WantedOutputs()
+
 
 def wanted_outputs(outputs: Any, known: frozenset[str], *, binary: bool) -> WantedOutputs:
     """Return what a request's `outputs` ask for.
@@ -22,7 +24,7 @@ def wanted_outputs(outputs: Any, known: frozenset[str], *, binary: bool) -> Want
         RequestError: 400, with what is wrong and what is expected.
     """
     if outputs is None:
-        return WantedOutputs(binary=known if binary else frozenset())
+        return WantedOutputs(binary=known) if binary else _ALL_AS_JSON
     if type(outputs) is not list or not all(type(wanted) is dict for wanted in outputs):
         raise RequestError(400, "'outputs' must be a list of objects with a 'name'")
     names = [wanted.get("name") for wanted in outputs]

@@ -15,6 +15,7 @@ def test_may_hold_booleans_is_true_whenever_one_is_there():
     assert may_hold_booleans(b'{"data":[true]}')
     assert may_hold_booleans(b'{"data":[false]}')
     assert not may_hold_booleans(b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1e5]}]}')
+    assert not may_hold_booleans(b'{"id":"request-1","parameters":{"binary_data_size":4},"title":"false alarm"}'[:60])
 
 
 def test_parameters_of_takes_none_as_empty_and_refuses_other_types():
