@@ -15,7 +15,7 @@ import httpx
 
 from tasks.adapters.prefect_events import server_address
 from tasks.contracts.errors import ServiceUnavailableError, UserError
-from tasks.contracts.monitoring import ALARM_EVENTS, MODEL_PROMOTED, ROLLOUT_ABORTED
+from tasks.contracts.monitoring import ALARM_EVENTS, MODEL_PROMOTED, ROLLOUT_ABORTED, ROLLOUT_PAUSED
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -44,6 +44,12 @@ _NEWS = (
         "{{ event.payload.reason }}\n"
         "Since {{ event.payload.since }}, judged until {{ event.payload.until }}. "
         "Look: stillhouse watch {{ event.payload.model_name }} --once",
+    ),
+    _News(
+        "rollouts that wait for a person",
+        (ROLLOUT_PAUSED,),
+        "Waiting at {{ event.payload.weight }} % since {{ event.payload.since }}: {{ event.payload.reason }}\n"
+        "Go on: stillhouse rollout resume|promote|abort {{ event.payload.model_name }}",
     ),
     _News(
         "aborted rollouts",

@@ -21,6 +21,7 @@ ALARM_EVENTS: dict[CheckKind, str] = {
 }
 MODEL_PROMOTED = "stillhouse.model.promoted"
 ROLLOUT_ABORTED = "stillhouse.rollout.aborted"
+ROLLOUT_PAUSED = "stillhouse.rollout.paused"
 DATA_PUBLISHED = "stillhouse.data.published"
 
 

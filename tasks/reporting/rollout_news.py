@@ -2,11 +2,9 @@
 
 import logging
 
+from tasks.contracts.monitoring import ROLLOUT_PAUSED
 from tasks.decisions.rollout_state import RolloutState
 from tasks.reporting.artifacts import escape_markdown
-
-PAUSED_EVENT = "stillhouse.rollout.paused"
-"""Prefect event of a rollout that has begun to wait for a person; an automation may notify one."""
 
 
 def tell(before: RolloutState, state: RolloutState) -> None:
@@ -52,15 +50,17 @@ def _ask_for_a_person(state: RolloutState) -> None:
     assert state.latest is not None
     create_markdown_artifact(pause_markdown(state), key=f"rollout-{state.model_name}", description="Rollout paused")
     emit_event(
-        PAUSED_EVENT,
+        ROLLOUT_PAUSED,
         resource={
             "prefect.resource.id": f"stillhouse.model.{state.model_name}",
             "prefect.resource.name": state.model_name,
         },
         payload={
+            "model_name": state.model_name,
+            "version": state.challenger.version,
             "rollout_id": state.rollout_id,
-            "challenger_version": state.challenger.version,
             "weight": state.weight,
+            "since": state.latest.at,
             "reason": state.latest.reason,
         },
     )

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from tasks.contracts.monitoring import ROLLOUT_PAUSED
 from tasks.contracts.route import Arm
 from tasks.decisions.experiment import Observation
 from tasks.decisions.rollout import RolloutPolicy, RolloutState, abort, start, tick
-from tasks.reporting.rollout_news import PAUSED_EVENT, pause_markdown, tell
+from tasks.reporting.rollout_news import pause_markdown, tell
 
 ARMS = Arm(digest="a" * 64, version=1), Arm(digest="b" * 64, version=2)
 BEFORE = start("r1", "digits", *ARMS, RolloutPolicy(steps=(5, 50), max_ticks_per_step=1), "now")
@@ -37,10 +38,10 @@ def test_tell_asks_for_a_person_once_for_each_pause(said: list[Any]) -> None:
     tell(BEFORE, state)
 
     (level, line), key, (event, named) = said
-    assert (level, key, event) == (logging.WARNING, "rollout-digits", PAUSED_EVENT)
+    assert (level, key, event) == (logging.WARNING, "rollout-digits", ROLLOUT_PAUSED)
     assert "a person should look" in line
     assert named["resource"]["prefect.resource.id"] == "stillhouse.model.digits"
-    assert named["payload"]["challenger_version"] == 2
+    assert named["payload"]["version"] == 2
     said.clear()
     tell(state, tick(state, Observation(), state.policy, "later")[0])
     assert [level for level, _ in said] == [logging.INFO]
@@ -70,7 +71,7 @@ def test_tell_reaches_prefect_as_artifact_and_event() -> None:
     def look() -> None:
         tell(BEFORE, paused())
 
-    wanted = {"filter": {"event": {"name": [PAUSED_EVENT]}}}
+    wanted = {"filter": {"event": {"name": [ROLLOUT_PAUSED]}}}
     with prefect_test_harness(server_startup_timeout=240):
         look()
         with get_client(sync_client=True) as client:
