@@ -4,18 +4,16 @@ import socket
 import uuid
 
 import pytest
+from jinja2 import StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
 
 from tasks.adapters.prefect_notifications import automations, notify
 from tasks.contracts.errors import ServiceUnavailableError, UserError
 from tasks.contracts.monitoring import ALARM_EVENTS, MODEL_PROMOTED, ROLLOUT_ABORTED, ROLLOUT_PAUSED
 from tasks.runtime.settings import current_settings
+from tests.stages.monitored_world import MonitoredWorld
 
 BLOCK, BLOCK_ID = "slack-webhook/oncall", uuid.uuid4()
-PAYLOADS = {
-    "model_name": "digits", "version": 3, "reason": "brighter", "since": "noon", "until": "two", "weight": 5.0,
-    "status": "aborted", "action": "promote", "actor": "ann",
-}  # fmt: skip
-
 
 def test_automations_are_what_prefect_takes_and_every_event_is_told_once():
     from prefect.events.schemas.automations import AutomationCore
@@ -36,19 +34,34 @@ def test_automations_have_names_of_their_own_for_each_block_and_model():
     assert len(names) == 4 * len(automations(BLOCK, BLOCK_ID, None))
 
 
-def test_automations_use_only_what_the_events_bring():
-    """The server renders a name that it does not know as nothing, silently."""
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import SandboxedEnvironment
+@pytest.fixture
+def payloads(tmp_path):
+    """What comes with the events, by their names: of a drift and a promotion as they are sent, of others by hand."""
+    world = MonitoredWorld(tmp_path)
+    for hour in range(3):
+        world.traffic(hour, shift=0.1 * (hour > 0))
+        world.look(hour)
+    sent = {one.event: one.payload for one in world.server.events.values()}
+    drift = sent["stillhouse.drift.detected"]
+    rollout = {"model_name": "m", "version": 1, "since": "noon", "reason": "worse"}
+    return dict.fromkeys(ALARM_EVENTS.values(), drift) | {
+        MODEL_PROMOTED: sent[MODEL_PROMOTED],
+        ROLLOUT_ABORTED: rollout | {"status": "aborted"},
+        ROLLOUT_PAUSED: rollout | {"weight": 5.0},
+    }
 
+
+def test_automations_use_only_what_the_events_bring(payloads):
+    """The server renders a name that it does not know as nothing, silently."""
     environment = SandboxedEnvironment(undefined=StrictUndefined)
-    event = {"event": "stillhouse.drift.detected", "occurred": "one", "payload": PAYLOADS}
     for automation in automations(BLOCK, BLOCK_ID, None):
         (action,) = automation["actions"]
-        assert environment.from_string(action["subject"]).render(event=event) == (
-            "digits version 3: stillhouse.drift.detected"
-        )
-        assert "brighter" in environment.from_string(action["body"]).render(event=event)
+        for name in automation["trigger"]["expect"]:
+            event = {"event": name, "occurred": "now", "payload": payloads[name]}
+            subject, body = (environment.from_string(action[part]).render(event=event) for part in ("subject", "body"))
+            assert subject == f"m version 1: {name}"
+            assert payloads[name]["reason"] in body
+            assert "stillhouse" in body, "what to do next"
 
 
 @pytest.fixture
