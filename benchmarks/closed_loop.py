@@ -202,7 +202,7 @@ def _counts(case: DriftCase, site: Site, first: str) -> list[Figure]:
         return runs if len(runs) > known and all(run["state_type"] in _ENDED for run in runs) else []
 
     runs = _until(dealt_with, _SOON_S, "an alarm scheduled nothing, or its run does not end")
-    refused = [run for run in runs if "cooldown_hours" in run["state"]["message"]]
+    refused = [run for run in runs if "cooldown_hours" in str(run["state"]["message"])]
     cancelled = [run for run in runs if run["state_type"] == "CANCELLED"]
     entries = read_record(connect(), case.name).entries
     if len(entries) != 1 or len(refused) + len(cancelled) != len(runs) - 1:
