@@ -6,7 +6,6 @@ promotion of a new champion.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,18 +13,17 @@ from typing import Any
 import yaml
 
 from benchmarks.drift_cases import DriftCase, digits_case
+from benchmarks.loop_alarms import ALARMS, answered_alarm, refused_alarms
 from benchmarks.loop_site import PLAN, Site, deployed, engines, make_project
 from benchmarks.result import Figure, Findings, figure
 from flows.plan import load_plan
 from tasks.adapters.replay import replay
 from tasks.adapters.route_store import RouteStore
-from tasks.contracts.monitoring import ALARM_EVENTS, Announcement
 from tasks.contracts.run import RunDossier
-from tasks.decisions.alarms import announcement_id
+from tasks.decisions.monitoring_policy import MonitoringPolicy
 from tasks.evaluation.predictions import predict
 from tasks.runtime.services import connect
-from tasks.stages.monitoring import alarm_state
-from tasks.stages.retraining import read_record
+from tasks.stages.monitoring import judge
 from tasks.techniques.technique import Arrays
 
 _SEED = 0
@@ -33,10 +31,6 @@ _WINDOW_MINUTES = 1
 _LOOK_EVERY_S = 30
 _DRIFTED_WINDOWS = 2
 """As many as make an alarm by default."""
-_ALARMS = (ALARM_EVENTS["drift"], ALARM_EVENTS["accuracy"])
-_RETRAIN = "retrain"
-_ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-_SOON_S, _LONG_S = 240.0, 900.0
 
 
 def measure() -> Findings:
@@ -101,14 +95,16 @@ def _loop(case: DriftCase, site: Site) -> list[Figure]:
     drift_began = datetime.now(UTC)
     during = _sent(case, case.live, _DRIFTED_WINDOWS, feedback=True)
     drift_ended = datetime.now(UTC)
-    run = _retrained(case, site)
+    run = answered_alarm(case.name, site)
     last = _champion(case)
     if last == first:
         raise ValueError(f"the retraining run ended without a new champion: {run['state']['message']}")
     _wait_until_served(case)
+    _wait_for_window()
+    after_began = datetime.now(UTC)
     after = _sent(case, case.held_out, 1, feedback=False)
     happened = _happened(case, site, run, drift_began, drift_ended)
-    counts = _counts(case, site, first)
+    counts = refused_alarms(case.name, site)
     return [
         *_legs(case, happened),
         *(
@@ -121,7 +117,8 @@ def _loop(case: DriftCase, site: Site) -> list[Figure]:
                 ("new champion on rows as scanned", _measured(last, case.held_out_original)),
             )
         ),
-        *counts,
+        *(figure(name, "", [count], subject=case.name) for name, count in counts.items()),
+        _still_drifting(case, after_began, after_began + timedelta(minutes=_WINDOW_MINUTES)),
     ]
 
 
@@ -150,74 +147,10 @@ def _sent(case: DriftCase, rows: Arrays, windows: int, *, feedback: bool) -> flo
     return accuracy
 
 
-def _retrained(case: DriftCase, site: Site) -> dict[str, Any]:
-    """Wait for the retraining that an alarm started, disturb it by another alarm, and return it when it has ended.
-
-    Raises:
-        ValueError: none started, or it failed.
-    """
-
-    def started() -> list[dict[str, Any]]:
-        return [run for run in site.runs(_RETRAIN) if run["start_time"]]
-
-    _until(started, _SOON_S, f"no retraining runs; the alarms are {alarm_state(connect(), case.name)}")
-    _send_alarm(case, "an alarm during the retraining")
-
-    def ended() -> list[dict[str, Any]]:
-        runs = site.runs(_RETRAIN)
-        return runs if len(runs) > 1 and all(run["state_type"] in _ENDED for run in runs) else []
-
-    runs = _until(ended, _LONG_S, "the retraining does not end")
-    completed = [run for run in runs if run["state_type"] == "COMPLETED"]
-    if len(completed) != 1:
-        raise ValueError(f"{len(completed)} retrainings completed: {[run['state']['message'] for run in runs]}")
-    return dict(completed[0])
-
-
-def _send_alarm(case: DriftCase, reason: str) -> None:
-    """Send an event as monitoring does, of an episode of our own."""
-    now = datetime.now(UTC).isoformat()
-    alarm = Announcement(
-        event_id=announcement_id(case.name, reason, now),
-        event=ALARM_EVENTS["drift"],
-        subject=f"model.{case.name}",
-        occurred=now,
-        payload={"model_name": case.name, "reason": reason},
-    )
-    if not connect().events.send([alarm]):
-        raise ValueError("no Prefect server is addressed")
-
-
-def _counts(case: DriftCase, site: Site, first: str) -> list[Figure]:
-    """Send one more alarm, and count what all of them scheduled and what became of it.
-
-    Raises:
-        ValueError: more than one retraining was done.
-    """
-    known = len(site.runs(_RETRAIN))
-    _send_alarm(case, "an alarm after the retraining")
-
-    def dealt_with() -> list[dict[str, Any]]:
-        runs = site.runs(_RETRAIN)
-        return runs if len(runs) > known and all(run["state_type"] in _ENDED for run in runs) else []
-
-    runs = _until(dealt_with, _SOON_S, "an alarm scheduled nothing, or its run does not end")
-    refused = [run for run in runs if "cooldown_hours" in str(run["state"]["message"])]
-    cancelled = [run for run in runs if run["state_type"] == "CANCELLED"]
-    entries = read_record(connect(), case.name).entries
-    if len(entries) != 1 or len(refused) + len(cancelled) != len(runs) - 1:
-        raise ValueError(f"{len(entries)} retrainings: {[(run['state_type'], run['state']['message']) for run in runs]}")
-    counted = {
-        "alarms sent, ours included": len(site.events(*_ALARMS)),
-        "runs that the automation scheduled": len(runs),
-        "cancelled, since one ran": len(cancelled),
-        "refused, since one had just been": len(refused),
-        "retrainings": len(entries),
-        "promotions since the first champion": sum(
-            one.candidate != first and one.action == "promote" for one in connect().ledger.history(case.name)
-        ),
-    }
-    return [figure(name, "", [count], subject=case.name) for name, count in counted.items()]
+def _still_drifting(case: DriftCase, since: datetime, until: datetime) -> Figure:
+    """Count the drift checks that the new champion's traffic fails against the data that it was made from."""
+    report = judge(connect(), case.name, since, until, MonitoringPolicy(), until)
+    return figure("drift checks that the drifted rows fail after it", "", [len(report.failed("drift"))], subject=case.name)
 
 
 def _happened(
@@ -232,7 +165,7 @@ def _happened(
 
     champion = connect().ledger.champion(case.name)
     assert champion is not None, "one was promoted"
-    alarm = site.events(*_ALARMS)[0]
+    alarm = site.events(*ALARMS)[0]
     since = datetime.fromisoformat(alarm["payload"]["since"])
     if since + timedelta(minutes=_WINDOW_MINUTES) <= drift_began:
         raise ValueError(f"the alarm is a false one, before the drift of {drift_began}: {alarm['payload']['reason']}")
@@ -304,20 +237,6 @@ def _wait_for_window() -> None:
     """Wait until a window begins."""
     length = timedelta(minutes=_WINDOW_MINUTES)
     time.sleep((length - (datetime.now(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) % length).total_seconds())
-
-
-def _until(found: Callable[[], list[dict[str, Any]]], seconds: float, otherwise: str) -> list[dict[str, Any]]:
-    """Ask once a second until something is found.
-
-    Raises:
-        ValueError: nothing was, in time.
-    """
-    deadline = time.monotonic() + seconds
-    while not (answer := found()):
-        if time.monotonic() > deadline:
-            raise ValueError(f"{otherwise} (waited {seconds:.0f} s)")
-        time.sleep(1.0)
-    return answer
 
 
 def _minutes(case: DriftCase, leg: str, seconds: float) -> Figure:
