@@ -52,10 +52,10 @@ def measure() -> Findings:
         question="How long does it take from drift to a promoted model, and what does that model know?",
         setup=(
             f"{case.told} Clients send rows as scanned for one minute, without labels, then the drifted ones for "
-            f"{_DRIFTED_WINDOWS}, each with its label as feedback; the gateway samples every input. From there on nobody "
-            f"calls anything: `prefect.yaml` as it is, but for windows of {_WINDOW_MINUTES} minute looked at every "
-            f"{_LOOK_EVERY_S} s, is deployed on a Prefect server with one process worker. Monitoring sends the event, the "
-            "automation starts the retraining (data version, warm-started teacher, student in int8, gate against "
+            f"{_DRIFTED_WINDOWS}, each with its label as feedback; the gateway samples every input. Nobody calls "
+            f"anything from there on: `prefect.yaml` as it is, but for windows of {_WINDOW_MINUTES} minute looked at "
+            f"every {_LOOK_EVERY_S} s, is deployed on a Prefect server with one process worker. Monitoring sends the "
+            "event, the automation starts the retraining (data version, warm-started teacher, student in int8, gate against "
             "teacher and champion), its rollout goes over the gateway that serves, on the plan's own replayed traffic. "
             "Two more alarms are sent by us, one during the retraining and one after it. One run, all on one machine."
         ),

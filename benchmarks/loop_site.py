@@ -35,7 +35,7 @@ def make_project(monitor: Mapping[str, Any]) -> Path:
     """
     project = current_settings().home / "project"
     (project / PLAN.parent).mkdir(parents=True, exist_ok=True)
-    shutil.copytree(ROOT / "flows", project / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "flows", project / "flows", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     deployed = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
     (monitored,) = [one for one in deployed["deployments"] if one["name"] == "digits-monitor"]
     monitored.update(monitor)
@@ -73,7 +73,8 @@ def deployed(project: Path) -> Iterator[None]:
     """
     _prefect(project, "work-pool", "create", _POOL, "--type", "process")
     _prefect(project, "deploy", "--all")
-    with _child([sys.executable, "-m", "prefect", "worker", "start", "--pool", _POOL, "--type", "process"], project, {}):
+    worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", _POOL, "--type", "process"]
+    with _child(worker, project, {}):
         yield
 
 

@@ -7,7 +7,8 @@ import typer
 
 def notify(
     block: Annotated[
-        str, typer.Argument(metavar="TYPE/NAME", help="Notification block on the server; `prefect block ls` lists them.")
+        str,
+        typer.Argument(metavar="TYPE/NAME", help="Notification block on the server; `prefect block ls` lists them."),
     ],
     model: Annotated[str | None, typer.Option(help="Only the news of this model. Default: of all.")] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Send no more through this block.")] = False,

@@ -148,7 +148,9 @@ def _block_id(client: SyncPrefectClient, block: str) -> UUID:
 
     kind, _, name = block.partition("/")
     if not (kind and name):
-        raise UserError(f"block {block!r} is not TYPE/NAME, such as slack-webhook/oncall; `prefect block ls` lists them")
+        raise UserError(
+            f"block {block!r} is not TYPE/NAME, such as slack-webhook/oncall; `prefect block ls` lists them"
+        )
     try:
         document = client.read_block_document_by_name(name, kind, include_secrets=False)
     except ObjectNotFound as error:
