@@ -55,8 +55,8 @@ def measure() -> Findings:
             f"{_DRIFTED_WINDOWS}, each with its label as feedback; the gateway samples every input. Nobody calls "
             f"anything from there on: `prefect.yaml` as it is, but for windows of {_WINDOW_MINUTES} minute looked at "
             f"every {_LOOK_EVERY_S} s, is deployed on a Prefect server with one process worker. Monitoring sends the "
-            "event, the automation starts the retraining (data version, warm-started teacher, student in int8, gate against "
-            "teacher and champion), its rollout goes over the gateway that serves, on the plan's own replayed traffic. "
+            "event, the automation starts the retraining (data version, warm-started teacher, student in int8, gate "
+            "against teacher and champion), its rollout goes over the gateway that serves, on the plan's own replayed traffic. "
             "Two more alarms are sent by us, one during the retraining and one after it. One run, all on one machine."
         ),
         seeds={"rows, training and traffic": _SEED},
@@ -150,7 +150,8 @@ def _sent(case: DriftCase, rows: Arrays, windows: int, *, feedback: bool) -> flo
 def _still_drifting(case: DriftCase, since: datetime, until: datetime) -> Figure:
     """Count the drift checks that the new champion's traffic fails against the data that it was made from."""
     report = judge(connect(), case.name, since, until, MonitoringPolicy(), until)
-    return figure("drift checks that the drifted rows fail after it", "", [len(report.failed("drift"))], subject=case.name)
+    failed = len(report.failed("drift"))
+    return figure("drift checks that the drifted rows fail after it", "", [failed], subject=case.name)
 
 
 def _happened(

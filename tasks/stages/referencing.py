@@ -51,7 +51,10 @@ def content_reference(
     if known is not None and known.model_digest == champion.candidate:
         return known
     data = _dataset(services, champion)
-    made = _from_validation(services, champion, data, policy) if data else _from_traffic(services, champion, task, policy, now)
+    if data is not None:
+        made: ContentReference | None = _from_validation(services, champion, data, policy)
+    else:
+        made = _from_traffic(services, champion, task, policy, now)
     if made is not None:
         record_document(services.documents, name, made.canonical_json())
     return made

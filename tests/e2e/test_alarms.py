@@ -35,14 +35,13 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrefectS
         yield started
 
 
-@pytest.fixture
-def drifting(tmp_path: Path) -> Services:
-    """Real store, ledger and registry whose champion `digits` meets brighter inputs since four hours."""
+def drifting(folder: Path) -> Services:
+    """Make real store, ledger and registry whose champion `digits` has met brighter inputs for four hours."""
     services = connect()
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=6)
     register(services, services.tracker.parent_run("digits", "flow", "run", {}), 1.0)
     champion = bootstrap(services, "digits", 1, "flow", "first", start.isoformat())
-    world = MonitoredWorld(tmp_path / "unused", start=start, digest=champion.candidate)
+    world = MonitoredWorld(folder / "unused", start=start, digest=champion.candidate)
     world.log = Segments(services.settings.traffic_root, "digits")
     for hour in range(6):
         world.traffic(hour, shift=0.1 * (hour >= 2))
@@ -59,9 +58,10 @@ def alarm(name: str, reason: str) -> Announcement:
     )
 
 
-def test_drift_in_the_log_schedules_one_retraining_that_knows_why(server: PrefectServer, drifting: Services) -> None:
+def test_drift_in_the_log_schedules_one_retraining_that_knows_why(server: PrefectServer, tmp_path: Path) -> None:
     from flows.monitoring import monitor_model
 
+    services = drifting(tmp_path)
     server.command("work-pool", "create", "cpu", "--type", "process")
     server.command("deploy", "--name", "retrain")
     until(lambda: server.filtered("automations"), 60, "no automation was created")
@@ -69,13 +69,13 @@ def test_drift_in_the_log_schedules_one_retraining_that_knows_why(server: Prefec
     def retrainings() -> list[dict[str, Any]]:
         return server.filtered("flow_runs", flows={"name": {"any_": ["retrain-model"]}})
 
-    before = monitor(drifting, "digits", 60, MonitoringPolicy(), datetime.now(UTC) - timedelta(hours=1))
+    before = monitor(services, "digits", 60, MonitoringPolicy(), datetime.now(UTC) - timedelta(hours=1))
     assert (before.raised, retrainings()) == ((), [])
     (raised,) = monitor_model("digits", 60).raised
     (run,) = until(retrainings, 120, "no retraining was scheduled")
     assert monitor_model("digits", 60).raised == ()  # the same window again
     # events are dealt with in turn: when this one has its run, what the second look sent would have had one too
-    drifting.events.send([alarm(ALARM_EVENTS["accuracy"], "the last one")])
+    services.events.send([alarm(ALARM_EVENTS["accuracy"], "the last one")])
     runs = until(lambda: len(found := retrainings()) > 1 and found, 120, "the last event scheduled nothing")
 
     assert "input_mean_ks" in raised.summary
@@ -106,7 +106,7 @@ def receiver() -> Iterator[tuple[str, list[dict[str, str]]]]:
         thread.join()
 
 
-def test_people_are_told_what_drifted_how_much_and_since_when(server: PrefectServer, drifting: Services) -> None:
+def test_people_are_told_what_drifted_how_much_and_since_when(server: PrefectServer, tmp_path: Path) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
     from tasks.adapters.prefect_notifications import notify, stop_notifying
@@ -120,8 +120,9 @@ def test_people_are_told_what_drifted_how_much_and_since_when(server: PrefectSer
         assert notify(current_settings(), "custom-webhook/oncall", "digits") == names
         assert sorted(one["name"] for one in server.filtered("automations")) == sorted(names)
 
-        monitor(drifting, "digits", 60, MonitoringPolicy(), datetime.now(UTC) - timedelta(hours=1))
-        (raised,) = monitor(drifting, "digits", 60, MonitoringPolicy(), datetime.now(UTC)).raised
+        services = drifting(tmp_path)
+        monitor(services, "digits", 60, MonitoringPolicy(), datetime.now(UTC) - timedelta(hours=1))
+        (raised,) = monitor(services, "digits", 60, MonitoringPolicy(), datetime.now(UTC)).raised
         until(lambda: len(got) >= 2, 120, "nothing was sent")
         told = {one["subject"].rpartition(" ")[2]: one for one in got}
 
