@@ -56,8 +56,9 @@ def measure() -> Findings:
             f"anything from there on: `prefect.yaml` as it is, but for windows of {_WINDOW_MINUTES} minute looked at "
             f"every {_LOOK_EVERY_S} s, is deployed on a Prefect server with one process worker. Monitoring sends the "
             "event, the automation starts the retraining (data version, warm-started teacher, student in int8, gate "
-            "against teacher and champion), its rollout goes over the gateway that serves, on the plan's own replayed traffic. "
-            "Two more alarms are sent by us, one during the retraining and one after it. One run, all on one machine."
+            "against teacher and champion), its rollout goes over the gateway that serves, on the plan's own replayed "
+            "traffic. Two more alarms are sent by us, one during the retraining and one after it. One run, all on one "
+            "machine."
         ),
         seeds={"rows, training and traffic": _SEED},
         figures=tuple(figures),
@@ -154,9 +155,7 @@ def _still_drifting(case: DriftCase, since: datetime, until: datetime) -> Figure
     return figure("drift checks that the drifted rows fail after it", "", [failed], subject=case.name)
 
 
-def _happened(
-    case: DriftCase, site: Site, run: dict[str, Any], drift_began: datetime, drift_ended: datetime
-) -> _Round:
+def _happened(case: DriftCase, site: Site, run: dict[str, Any], drift_began: datetime, drift_ended: datetime) -> _Round:
     """Gather the moments.
 
     Raises:

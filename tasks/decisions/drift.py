@@ -83,9 +83,7 @@ def psi_test(window_N: Floats, reference_M: Floats, alpha: float) -> DriftTest:
     )
 
 
-def class_test(
-    window_C: NDArray[np.int64], reference_C: NDArray[np.int64] | Floats, alpha: float
-) -> DriftTest:
+def class_test(window_C: NDArray[np.int64], reference_C: NDArray[np.int64] | Floats, alpha: float) -> DriftTest:
     """Compare how often each class was predicted, by the chi-square test of homogeneity on a 2 x C table.
 
     Classes that are too rare for the approximation are pooled into one. The effect is Cohen's w, here

@@ -41,9 +41,7 @@ def split_rows(x: np.ndarray, y: np.ndarray, outputs: np.ndarray, task: Task) ->
 
 def learned_inputs(artifacts: ArtifactStore, data: DatasetRef) -> Rows:
     """Return the inputs of the rows that models learn from, in an order drawn by lot, without answers."""
-    parts = [
-        _input_rows(load_split(artifacts, data, name).x, data.task) for name in _LEARNED if name in data.splits
-    ]
+    parts = [_input_rows(load_split(artifacts, data, name).x, data.task) for name in _LEARNED if name in data.splits]
     return Rows(data.task, **_joined_inputs(parts, lot=0)) if parts else Rows(data.task)
 
 

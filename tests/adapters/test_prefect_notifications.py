@@ -15,6 +15,7 @@ from tests.stages.monitored_world import MonitoredWorld
 
 BLOCK, BLOCK_ID = "slack-webhook/oncall", uuid.uuid4()
 
+
 def test_automations_are_what_prefect_takes_and_every_event_is_told_once():
     from prefect.events.schemas.automations import AutomationCore
 
