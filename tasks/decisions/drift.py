@@ -115,8 +115,7 @@ def worth_of_classes(data_C: NDArray[np.int64], answered_CC: NDArray[np.int64]) 
     Holt & Smith 1979). Rows that were drawn by class (stratified) tell q far more exactly than as many rows drawn by
     lot: its covariance is A' (diag(pi) - pi pi') A / L + sum_y pi_y^2 (diag(A_y) - A_y A_y') / m_y. The effective size
     is sum_c q_c (1 - q_c) / sum_c var(q_c), by which a chi-square test takes q as counts (Rao & Scott 1984, first
-    order). Where data and
-    answers are of the same rows, this is about what was counted.
+    order). Where data and answers are of the same rows, this is about what was counted.
 
     In the second term one pseudo-row, right as often as the model is, is added to each class: without it, classes
     that it answered without a mistake would be known for certain.
