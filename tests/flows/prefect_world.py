@@ -58,11 +58,11 @@ def prefect_server(folder: Path) -> Iterator[PrefectServer]:
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(start, env=environment, stdout=log, stderr=log)
         try:
-            until(lambda: _answers(f"{address}/health"), 240, "the server did not start")
+            until(lambda: _answers(f"{address}/health"), 600, "the server did not start")
             yield PrefectServer(address, environment)
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=60)
 
 
 def until(condition: Callable[[], Any], seconds: float, message: str) -> Any:
