@@ -24,7 +24,7 @@ from tasks.runtime.settings import current_settings
 PLAN = Path("plans/digits.yaml")
 """Where `prefect.yaml` looks for the plan, from the project's root."""
 _POOL = "cpu"
-_READY_WITHIN_S = 300.0
+_READY_WITHIN_S = 900.0
 _STOP_WITHIN_S = 60.0
 
 
