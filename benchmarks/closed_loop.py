@@ -1,121 +1,202 @@
-"""The whole loop on real drift: champion serves, traffic drifts, an alarm, retraining, a new champion by rollout."""
+"""The whole loop on real drift, by the product's own parts; the benchmark only sends traffic and looks on.
 
-import math
-import os
+`stillhouse up` serves the champion and runs Prefect. `prefect.yaml` is deployed: its schedule has `monitor-model` judge
+windows of traffic, its automation answers an alarm's event with `retrain-model`, which a process worker runs to the
+promotion of a new champion.
+"""
+
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import yaml
 
 from benchmarks.drift_cases import DriftCase, digits_case
+from benchmarks.loop_alarms import ALARMS, answered_alarm, refused_alarms
+from benchmarks.loop_site import PLAN, Site, deployed, engines, make_project
 from benchmarks.result import Figure, Findings, figure
 from flows.plan import load_plan
-from tasks.adapters.embedded_gateway import gateway
 from tasks.adapters.replay import replay
-from tasks.adapters.traffic import TrafficLog
+from tasks.adapters.route_store import RouteStore
 from tasks.contracts.run import RunDossier
+from tasks.decisions.monitoring_policy import MonitoringPolicy
 from tasks.evaluation.predictions import predict
-from tasks.runtime.prefect_server import start_prefect_server
 from tasks.runtime.services import connect
-from tasks.runtime.settings import current_settings
+from tasks.stages.monitoring import judge
 from tasks.techniques.technique import Arrays
 
 _SEED = 0
-_ALARM_Z = 3.0
-_WINDOW = 150
-"""Labelled rows at the end of the traffic that the accuracy check looks at."""
+_WINDOW_MINUTES = 1
+_LOOK_EVERY_S = 30
+_DRIFTED_WINDOWS = 2
+"""As many as make an alarm by default."""
 
 
 def measure() -> Findings:
-    """Go once round the loop with each case."""
-    project = _project()
-    start_prefect_server(current_settings())  # before prefect is imported, which reads its settings then
-    cases = [digits_case(_SEED)]
-    figures = [found for case in cases for found in _loop(case, project)]
+    """Go once round the loop."""
+    case = digits_case(_SEED)
+    project = make_project(
+        {
+            "parameters": {"model_name": case.name, "window_minutes": _WINDOW_MINUTES},
+            "schedules": [{"interval": _LOOK_EVERY_S, "active": True}],
+        }
+    )
+    case.write_base(project)
+    (project / PLAN).write_text(yaml.safe_dump(case.plan), encoding="utf-8")
+    with engines(project) as site:
+        figures = _first_champion(case)
+        with deployed(project):
+            figures += _loop(case, site)
     return Findings(
         question="How long does it take from drift to a promoted model, and what does that model know?",
         setup=(
-            f"{' '.join(case.told for case in cases)} Each row of the traffic is sent once, its label comes as "
-            f"feedback, and every input is sampled. A z-test of the last {_WINDOW} labelled answers against those "
-            "before them raises the alarm, and one call retrains: a data version, a warm-started teacher, a student in "
-            "int8, the gate against teacher and champion, a rollout. One run; engines embedded, on one machine."
+            f"{case.told} Clients send rows as scanned for one minute, without labels, then the drifted ones for "
+            f"{_DRIFTED_WINDOWS}, each with its label as feedback; the gateway samples every input. Nobody calls "
+            f"anything from there on: `prefect.yaml` as it is, but for windows of {_WINDOW_MINUTES} minute looked at "
+            f"every {_LOOK_EVERY_S} s, is deployed on a Prefect server with one process worker. Monitoring sends the "
+            "event, the automation starts the retraining (data version, warm-started teacher, student in int8, gate "
+            "against teacher and champion), its rollout goes over the gateway that serves, on the plan's own replayed "
+            "traffic. Two more alarms are sent by us, one during the retraining and one after it. One run, all on one "
+            "machine."
         ),
         seeds={"rows, training and traffic": _SEED},
         figures=tuple(figures),
     )
 
 
-def _loop(case: DriftCase, project: Path) -> list[Figure]:
-    """Go once round, and hold the first and the last champion against rows that neither has met."""
+@dataclass(frozen=True)
+class _Round:
+    """What happened, and when."""
+
+    drift_began: datetime
+    drift_ended: datetime
+    alarm: dict[str, Any]
+    """The first event that monitoring sent."""
+    run: dict[str, Any]
+    """The flow run that retrained."""
+    dossier: RunDossier
+    promoted_at: datetime
+
+
+def _first_champion(case: DriftCase) -> list[Figure]:
     from flows.delivery import deliver_model
-    from flows.retraining import retrain_model
 
-    case.write_base(project)
-    plan = project / f"{case.name}.yaml"
-    plan.write_text(yaml.safe_dump(case.plan), encoding="utf-8")
-    figures: list[Figure] = []
-    with _leg(case, "first champion: train, compress, gate, roll out", figures):
-        _require_promoted(deliver_model(load_plan(plan)))
+    started = time.monotonic()
+    _require_promoted(deliver_model(load_plan(connect().settings.project / PLAN)))
+    return [_minutes(case, "first champion: train, compress, gate, roll out", time.monotonic() - started)]
+
+
+def _loop(case: DriftCase, site: Site) -> list[Figure]:
+    """Go once round, and return the minutes, the accuracies at the clients, and what was refused."""
     first = _champion(case)
-    with _leg(case, "drifted traffic with labels, until the alarm", figures):
-        during, reason = _drift(case)
-    began = time.time()
-    dossier = retrain_model(case.name, str(plan), reason)
-    _require_promoted(dossier)
-    figures += _retraining_legs(case, dossier, began, time.time())
+    _wait_until_served(case)
+    _wait_for_window()
+    before = _sent(case, case.held_out_original, 1, feedback=False)
+    drift_began = datetime.now(UTC)
+    during = _sent(case, case.live, _DRIFTED_WINDOWS, feedback=True)
+    drift_ended = datetime.now(UTC)
+    run = answered_alarm(case.name, site)
     last = _champion(case)
-    for rows, arrays in (("drifted", case.held_out), ("original", case.held_out_original)):
-        for who, model in (("first champion", first), ("retrained champion", last)):
-            figures.append(_quality(case, f"{who} on held-out {rows} rows", _measured(model, arrays)))
-    figures.append(_quality(case, "first champion on the drifted traffic, at its clients", during))
-    return figures
+    if last == first:
+        raise ValueError(f"the retraining run ended without a new champion: {run['state']['message']}")
+    _wait_until_served(case)
+    _wait_for_window()
+    after_began = datetime.now(UTC)
+    after = _sent(case, case.held_out, 1, feedback=False)
+    happened = _happened(case, site, run, drift_began, drift_ended)
+    counts = refused_alarms(case.name, site)
+    return [
+        *_legs(case, happened),
+        *(
+            _quality(case, name, value)
+            for name, value in (
+                ("before: rows as scanned, at their clients", before),
+                ("during: drifted rows, at their clients", during),
+                ("after: other drifted rows, at their clients", after),
+                ("first champion on those other drifted rows", _measured(first, case.held_out)),
+                ("new champion on rows as scanned", _measured(last, case.held_out_original)),
+            )
+        ),
+        *(figure(name, "", [count], subject=case.name) for name, count in counts.items()),
+        _still_drifting(case, after_began, after_began + timedelta(minutes=_WINDOW_MINUTES)),
+    ]
 
 
-def _project() -> Path:
-    """Make a project below the benchmark's home, and have gateways sample every input."""
-    project = current_settings().home / "project"
-    project.mkdir(parents=True, exist_ok=True)
-    os.environ["STILLHOUSE_PROJECT"] = str(project)
-    os.environ["STILLHOUSE_SAMPLE_INPUTS"] = "1"  # for the gateways that are started from here on
-    for cached in (current_settings, connect):
-        cached.cache_clear()
-    return project
-
-
-def _drift(case: DriftCase) -> tuple[float, str]:
-    """Send the drifted rows once; return the accuracy at the clients and the alarm's words.
+def _sent(case: DriftCase, rows: Arrays, windows: int, *, feedback: bool) -> float:
+    """Send every row once, spread over so many windows; return the accuracy at the clients.
 
     Raises:
-        ValueError: requests failed, or there is no alarm.
+        ValueError: a request or a label failed.
     """
-    x, y = case.live.x, case.live.y
-    with gateway(connect().settings, case.name) as url:
-        sent = replay(x, y, url, case.name, requests=len(y), concurrency=2, seed=_SEED)
+    seconds = 60.0 * _WINDOW_MINUTES * windows
+    sent = replay(
+        rows.x,
+        rows.y,
+        connect().settings.gateway_url,
+        case.name,
+        requests=len(rows.y),
+        concurrency=2,
+        seed=_SEED,
+        feedback_share=float(feedback),
+        rate=len(rows.y) / seconds,
+    )
     if sent.failed or sent.feedback_failed:
         raise ValueError(f"{sent.failed} requests and {sent.feedback_failed} labels failed: {sent.failures}")
-    reason = _alarm(case)
-    if reason is None:
-        raise ValueError("the drift raised no alarm, so that there is nothing to retrain for")
     accuracy = sent.arms["champion"].accuracy
     assert accuracy is not None, "the rows have classes"
-    return accuracy, reason
+    return accuracy
 
 
-def _alarm(case: DriftCase) -> str | None:
-    """Compare the last labelled answers with all before them, at 3 sigma; the loss of a row is whether it was wrong."""
-    log = TrafficLog(connect().settings.traffic_root)
-    labels = log.feedback(case.name).to_pandas()[["request_id", "row", "label"]]
-    answers = log.predictions(case.name).to_pandas()
-    answers = answers[answers["model_digest"] == _champion(case)].merge(labels, on=["request_id", "row"])
-    loss = (answers["prediction"] != answers["label"]).to_numpy(dtype=float)
-    before, last = loss[:-_WINDOW], loss[-_WINDOW:]
-    error = math.sqrt(before.var() / len(before) + last.var() / len(last))
-    if last.mean() - before.mean() <= _ALARM_Z * error:
-        return None
-    return f"the mean loss rose from {before.mean():.3f} to {last.mean():.3f} on the last {_WINDOW} labelled rows"
+def _still_drifting(case: DriftCase, since: datetime, until: datetime) -> Figure:
+    """Count the drift checks that the new champion's traffic fails against the data that it was made from."""
+    report = judge(connect(), case.name, since, until, MonitoringPolicy(), until)
+    failed = len(report.failed("drift"))
+    return figure("drift checks that the drifted rows fail after it", "", [failed], subject=case.name)
+
+
+def _happened(case: DriftCase, site: Site, run: dict[str, Any], drift_began: datetime, drift_ended: datetime) -> _Round:
+    """Gather the moments.
+
+    Raises:
+        ValueError: the alarm is about a window without a drifted row.
+    """
+    from flows.dossiers import list_dossiers
+
+    champion = connect().ledger.champion(case.name)
+    assert champion is not None, "one was promoted"
+    alarm = site.events(*ALARMS)[0]
+    since = datetime.fromisoformat(alarm["payload"]["since"])
+    if since + timedelta(minutes=_WINDOW_MINUTES) <= drift_began:
+        raise ValueError(f"the alarm is a false one, before the drift of {drift_began}: {alarm['payload']['reason']}")
+    return _Round(
+        drift_began=drift_began,
+        drift_ended=drift_ended,
+        alarm=alarm,
+        run=run,
+        dossier=list_dossiers()[0],
+        promoted_at=datetime.fromisoformat(champion.created_at),
+    )
+
+
+def _legs(case: DriftCase, happened: _Round) -> list[Figure]:
+    """Divide the time from the first drifted request to the new champion."""
+    received, scheduled, began = (
+        datetime.fromisoformat(moment)
+        for moment in (happened.alarm["received"], happened.run["created"], happened.run["start_time"])
+    )
+    trained_from, trained_to = map(datetime.fromisoformat, (happened.dossier.started_at, happened.dossier.finished_at))
+    legs = {
+        f"drifted traffic, {_DRIFTED_WINDOWS} windows": (happened.drift_began, happened.drift_ended),
+        "end of those windows to the alarm's event": (happened.drift_ended, received),
+        "event to the scheduled run": (received, scheduled),
+        "scheduled run to its first line, in the worker": (scheduled, began),
+        "retraining: publish the data version": (began, trained_from),
+        "retraining: teacher, student, gate": (trained_from, trained_to),
+        "retraining: register, roll out, promote": (trained_to, happened.promoted_at),
+        "first drifted request to the new champion": (happened.drift_began, happened.promoted_at),
+    }
+    return [_minutes(case, name, (end - start).total_seconds()) for name, (start, end) in legs.items()]
 
 
 def _champion(case: DriftCase) -> str:
@@ -135,26 +216,27 @@ def _require_promoted(dossier: RunDossier) -> None:
     if rollout is None or rollout.verdict != "promote":
         gates = [(one.name, one.gate.model_dump(mode="json")) for one in dossier.record.candidates]
         failures = [one.failure for one in dossier.candidates.values()]
-        raise ValueError(f"no new champion: rollout {rollout}, gates {gates}, failures {failures}")
+        raise ValueError(f"no champion: rollout {rollout}, gates {gates}, failures {failures}")
 
 
-@contextmanager
-def _leg(case: DriftCase, name: str, figures: list[Figure]) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    figures.append(_minutes(case, name, time.monotonic() - started))
+def _wait_until_served(case: DriftCase) -> None:
+    """Wait until the gateway serves the newest route.
+
+    Raises:
+        ValueError: it does not.
+    """
+    services = connect()
+    routes = RouteStore(services.documents, services.settings.store_root)
+    newest = routes.current(case.name)
+    assert newest is not None, "a champion has a route"
+    if reason := routes.wait_until_served(case.name, newest.version, timeout_s=60.0):
+        raise ValueError(reason)
 
 
-def _retraining_legs(case: DriftCase, dossier: RunDossier, began: float, ended: float) -> list[Figure]:
-    """Divide the time of a retraining at the begin and the end of its compression."""
-    moments = dossier.started_at, dossier.finished_at
-    started, finished = (datetime.fromisoformat(moment).timestamp() for moment in moments)
-    return [
-        _minutes(case, "retraining: publish the data version", started - began),
-        _minutes(case, "retraining: teacher, student, gate", finished - started),
-        _minutes(case, "retraining: register and roll out", ended - finished),
-        _minutes(case, "from the alarm to the new champion", ended - began),
-    ]
+def _wait_for_window() -> None:
+    """Wait until a window begins."""
+    length = timedelta(minutes=_WINDOW_MINUTES)
+    time.sleep((length - (datetime.now(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) % length).total_seconds())
 
 
 def _minutes(case: DriftCase, leg: str, seconds: float) -> Figure:
@@ -162,4 +244,4 @@ def _minutes(case: DriftCase, leg: str, seconds: float) -> Figure:
 
 
 def _quality(case: DriftCase, name: str, value: float) -> Figure:
-    return figure(f"accuracy: {name}", "%", [100 * value], subject=case.name)
+    return figure(f"accuracy {name}", "%", [100 * value], subject=case.name)

@@ -19,7 +19,7 @@ from tasks.runtime.embedded import running_services, services_file
 from tasks.runtime.settings import Settings, current_settings, environment_of_services
 
 _HOST = "127.0.0.1"
-_START_TIMEOUT_S = 180.0
+_START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 20.0
 
 

@@ -12,6 +12,7 @@ from flows.cli.console import error_console
 from flows.cli.doctor import doctor
 from flows.cli.gate import gate
 from flows.cli.model_changing import promote
+from flows.cli.notify import notify
 from flows.cli.publish import publish
 from flows.cli.replay import replay
 from flows.cli.report import report
@@ -56,6 +57,7 @@ app.command()(serve)
 app.add_typer(webhooks.app, name="webhooks", help="Events from MLflow.")
 app.command()(replay)
 app.command()(watch)
+app.command()(notify)
 app.command()(retrain)
 app.command()(report)
 app.command()(up)

@@ -21,11 +21,11 @@ class PrefectEvents:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._embedded_home = str(settings.home / "prefect")
+        self._settings = settings
 
     def send(self, announcements: Sequence[Announcement]) -> bool:
         """See `Events.send`."""
-        address = self._address()
+        address = server_address(self._settings)
         if address is None:
             return False
         from prefect.client.orchestration import get_client
@@ -40,14 +40,15 @@ class PrefectEvents:
             ) from error
         return True
 
-    def _address(self) -> str | None:
-        """Return the server's address; None where each run starts a server of its own."""
-        named = os.environ.get("PREFECT_API_URL")
-        if named or os.environ.get("PREFECT_HOME") == self._embedded_home:
-            return named or None
-        from prefect.settings import get_current_settings
 
-        return get_current_settings().api.url
+def server_address(settings: Settings) -> str | None:
+    """Return the Prefect server's address; None where each run starts a server of its own."""
+    named = os.environ.get("PREFECT_API_URL")
+    if named or os.environ.get("PREFECT_HOME") == str(settings.home / "prefect"):
+        return named or None
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url
 
 
 def as_event(announcement: Announcement) -> dict[str, Any]:

@@ -42,6 +42,9 @@ class ContentReference(Value):
     rows: ArtifactRef
     """An npz with what `tasks.decisions.window.Rows` holds."""
     num_rows: int
+    """With answers."""
+    num_inputs: int | None = None
+    """Rows whose inputs are compared; None where they are the same rows."""
     labelled: ArtifactRef | None
     """Rows with labels, in the same form, for accuracy; None where none are known."""
 

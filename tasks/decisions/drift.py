@@ -83,7 +83,7 @@ def psi_test(window_N: Floats, reference_M: Floats, alpha: float) -> DriftTest:
     )
 
 
-def class_test(window_C: NDArray[np.int64], reference_C: NDArray[np.int64], alpha: float) -> DriftTest:
+def class_test(window_C: NDArray[np.int64], reference_C: NDArray[np.int64] | Floats, alpha: float) -> DriftTest:
     """Compare how often each class was predicted, by the chi-square test of homogeneity on a 2 x C table.
 
     Classes that are too rare for the approximation are pooled into one. The effect is Cohen's w, here
@@ -92,7 +92,7 @@ def class_test(window_C: NDArray[np.int64], reference_C: NDArray[np.int64], alph
 
     Args:
         window_C: rows of the window per class.
-        reference_C: rows of the reference per class.
+        reference_C: rows of the reference per class; from `worth_of_classes` not whole numbers.
         alpha: level of `detectable`.
     """
     table = _pooled(np.stack([window_C, reference_C]).astype(np.float64))
@@ -105,6 +105,36 @@ def class_test(window_C: NDArray[np.int64], reference_C: NDArray[np.int64], alph
     effect = math.sqrt(max(0.0, statistic - freedom) / rows)
     detectable = math.sqrt((chi2.isf(alpha, freedom) - freedom) / rows)
     return DriftTest(statistic, float(chi2.sf(statistic, freedom)), effect, detectable)
+
+
+def worth_of_classes(data_C: NDArray[np.int64], answered_CC: NDArray[np.int64]) -> Floats:
+    """Return how often each class is predicted without drift, as rows of a simple sample that would be as exact [C].
+
+    The labels of all data say how often a class comes, pi_y = data_y / L; labelled rows that the model did not learn
+    from say how it answers to that class, A_yc. Its answers are then q_c = sum_y pi_y A_yc (post-stratification;
+    Holt & Smith 1979). Rows that were drawn by class (stratified) tell q far more exactly than as many rows drawn by
+    lot: its covariance is A' (diag(pi) - pi pi') A / L + sum_y pi_y^2 (diag(A_y) - A_y A_y') / m_y. The effective size
+    is sum_c q_c (1 - q_c) / sum_c var(q_c), by which a chi-square test takes q as counts (Rao & Scott 1984, first
+    order). Where data and answers are of the same rows, this is about what was counted.
+
+    In the second term one pseudo-row, right as often as the model is, is added to each class: without it, classes
+    that it answered without a mistake would be known for certain.
+
+    Args:
+        data_C: rows of the data per true class, L in all.
+        answered_CC: rows by true class y and predicted class c; m_y >= 1 in each row y of which there are data.
+    """
+    num_rows_C = answered_CC.sum(axis=1)
+    pi_C = data_C / data_C.sum()
+    answers_CC = answered_CC / np.maximum(num_rows_C, 1)[:, None]
+    q_C = pi_C @ answers_CC
+    drawn_C = (pi_C @ answers_CC**2 - q_C**2) / data_C.sum()
+    right = float(np.trace(answered_CC) / num_rows_C.sum())
+    smoothed_CC = (answered_CC + _usual_answers(len(pi_C), right)) / (num_rows_C + 1.0)[:, None]
+    answering_C = pi_C**2 @ (smoothed_CC * (1.0 - smoothed_CC) / np.maximum(num_rows_C, 1)[:, None])
+    size = float((q_C * (1.0 - q_C)).sum() / (drawn_C + answering_C).sum())
+    worth: Floats = q_C * size
+    return worth
 
 
 def mmd_test(window_ND: Floats, reference_MD: Floats, alpha: float) -> DriftTest:
@@ -133,6 +163,14 @@ def mmd_test(window_ND: Floats, reference_MD: Floats, alpha: float) -> DriftTest
     score = squared / error if error else 0.0
     detectable = math.sqrt(norm.isf(alpha) * error)
     return DriftTest(score, float(norm.sf(score)), math.sqrt(max(0.0, squared)), detectable)
+
+
+def _usual_answers(num_classes: int, right: float) -> Floats:
+    """Return the answers [C, C] of a model that is right so often, whatever the class."""
+    wrong = (1.0 - right) / max(num_classes - 1, 1)
+    answers: Floats = np.full((num_classes, num_classes), wrong)
+    np.fill_diagonal(answers, right)
+    return answers
 
 
 def _effective(num_window: float, num_reference: float) -> float:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tasks.contracts.monitoring import WindowCheck
 from tasks.contracts.verdict import Verdict
-from tasks.decisions.drift import DriftTest, class_test, ks_test, mmd_test, psi_test
+from tasks.decisions.drift import DriftTest, class_test, ks_test, mmd_test, psi_test, worth_of_classes
 from tasks.decisions.monitoring_policy import MonitoringPolicy
 from tasks.decisions.per_class import holm_rejections
 from tasks.decisions.window import Rows
@@ -41,10 +41,21 @@ def drift_checks(window: Rows, reference: Rows, policy: MonitoringPolicy) -> tup
     """
     if min(len(window), len(reference)) < policy.min_rows:
         return (_unanswered(window, reference, policy),)
-    checks: list[WindowCheck] = []
-    for question in (_answers, _classes, _inputs_together, _inputs_apart):
-        checks += _judged(question(window, reference, policy), policy.drift_alpha / _NUM_QUESTIONS)
-    return tuple(checks)
+    answers = [
+        check
+        for question in (_answers, _classes)
+        for check in _judged(question(window, reference, policy), policy.drift_alpha / _NUM_QUESTIONS)
+    ]
+    return (*answers, *input_checks(window, reference, policy))
+
+
+def input_checks(window: Rows, reference: Rows, policy: MonitoringPolicy) -> tuple[WindowCheck, ...]:
+    """Compare the inputs alone, as `drift_checks` does."""
+    return tuple(
+        check
+        for question in (_inputs_together, _inputs_apart)
+        for check in _judged(question(window, reference, policy), policy.drift_alpha / _NUM_QUESTIONS)
+    )
 
 
 def _answers(window: Rows, reference: Rows, policy: MonitoringPolicy) -> list[_Asked]:
@@ -55,8 +66,9 @@ def _answers(window: Rows, reference: Rows, policy: MonitoringPolicy) -> list[_A
 def _classes(window: Rows, reference: Rows, policy: MonitoringPolicy) -> list[_Asked]:
     if window.task == "regression":
         return []
-    test = class_test(*_class_counts(window, reference), policy.drift_alpha / _NUM_QUESTIONS)
-    return [_Asked("predicted_classes", test, policy.min_class_effect, len(window), len(reference))]
+    drawn, known = _class_counts(window, reference)
+    test = class_test(drawn, known, policy.drift_alpha / _NUM_QUESTIONS)
+    return [_Asked("predicted_classes", test, policy.min_class_effect, len(window), round(float(known.sum())))]
 
 
 def _inputs_together(window: Rows, reference: Rows, policy: MonitoringPolicy) -> list[_Asked]:
@@ -88,8 +100,14 @@ def _judged(asked: Sequence[_Asked], alpha: float) -> list[WindowCheck]:
     return [_check(one, significant) for one, significant in zip(asked, rejected, strict=True)]
 
 
-def _class_counts(window: Rows, reference: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _class_counts(window: Rows, reference: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64] | NDArray[np.float64]]:
+    """Count the predicted classes; of a reference whose labels are known, as `worth_of_classes` does."""
     drawn, known = window.prediction.astype(np.int64), reference.prediction.astype(np.int64)
+    if reference.label is not None and reference.data_classes is not None:
+        num_classes = len(reference.data_classes)
+        pairs = np.bincount(reference.label * num_classes + known, minlength=num_classes**2)
+        worth = worth_of_classes(reference.data_classes, pairs.reshape(num_classes, num_classes))
+        return np.bincount(drawn, minlength=num_classes), worth
     num_classes = int(max(drawn.max(), known.max())) + 1
     return np.bincount(drawn, minlength=num_classes), np.bincount(known, minlength=num_classes)
 

@@ -1,4 +1,7 @@
-"""A window of traffic, or a reference, as the arrays that the checks take. N rows, R requests, L labels."""
+"""A window of traffic, or a reference, as the arrays that the checks take.
+
+N rows, D rows whose inputs are known, C classes, R requests, L labels.
+"""
 
 from dataclasses import dataclass, field
 
@@ -16,24 +19,36 @@ def _empty() -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Inputs and answers, in an order that does not depend on their values."""
+    """Inputs and answers, in an order that does not depend on their values.
+
+    A reference may know more inputs than answers (D > N): nothing that a model learned spoils them.
+    """
 
     task: Task
     input_mean: Floats = field(default_factory=_empty)
-    """[N]"""
+    """[D]"""
     input_std: Floats = field(default_factory=_empty)
-    """[N]"""
+    """[D]"""
     input_sketch: Floats = field(default_factory=lambda: np.empty((0, 0)))
-    """[N, 8]"""
+    """[D, 8]"""
     prediction: Floats = field(default_factory=_empty)
     """[N] class index, or the regression output."""
     confidence: Floats = field(default_factory=_empty)
     """[N] largest softmax probability; NaN for regression."""
     right: NDArray[np.bool_] | None = None
     """[N] whether the answer was right, where labels are known for all rows."""
+    label: NDArray[np.int64] | None = None
+    """[N] true classes of a reference, where they are known for all rows."""
+    data_classes: NDArray[np.int64] | None = None
+    """[C] rows per true class of all the data that such a reference was drawn from by class."""
 
     def __len__(self) -> int:
         return len(self.prediction)
+
+    @property
+    def num_inputs(self) -> int:
+        """D."""
+        return len(self.input_mean)
 
     def answers(self) -> dict[str, Floats]:
         """Return what is compared of the answers [N], by name."""
@@ -42,7 +57,7 @@ class Rows:
         return {"confidence": self.confidence}
 
     def inputs(self) -> dict[str, Floats]:
-        """Return what is compared of the inputs [N], one by one, by name."""
+        """Return what is compared of the inputs [D], one by one, by name."""
         sketch = {f"input_sketch_{index}": column for index, column in enumerate(self.input_sketch.T)}
         return {"input_mean": self.input_mean, "input_std": self.input_std} | sketch
 

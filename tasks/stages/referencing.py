@@ -2,11 +2,16 @@
 
 Inputs and answers: the validation split passed through the very model. It is there at the first request, has labels,
 and is a function of model and split alone, so it can be made whenever it is first asked for and is the same each
-time. A version of unknown origin is compared with its first hours of traffic. Latency and errors: always the first
+time. Its size limits what monitoring can find, so whatever learning does not spoil comes from more rows: the inputs
+from training and calibration rows too, and how often a class comes from the labels of all splits. What the model
+answers to rows that it learned from is no measure of what it will answer to others, and stays out.
+
+A version of unknown origin is compared with its first hours of traffic. Latency and errors: always the first
 hours of traffic, since a split has no clients and no machine.
 """
 
 import io
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -18,11 +23,11 @@ from tasks.contracts.monitoring import ContentReference, ServiceReference
 from tasks.contracts.value import Digest
 from tasks.contracts.verdict import LedgerEntry
 from tasks.decisions.monitoring_policy import MonitoringPolicy
-from tasks.decisions.sketch import judge_outputs, sketch_inputs
 from tasks.decisions.window import Rows, Service, Window
 from tasks.evaluation.predictions import predict
 from tasks.runtime.documents import record_document
 from tasks.runtime.services import Services
+from tasks.stages.reference_rows import class_rows, learned_inputs, split_rows, with_more_inputs
 from tasks.stages.splits import load_split
 
 DATA_TAG = "stillhouse.data"
@@ -46,7 +51,10 @@ def content_reference(
     if known is not None and known.model_digest == champion.candidate:
         return known
     data = _dataset(services, champion)
-    made = _from_validation(services, champion, data) if data else _from_traffic(services, champion, task, policy, now)
+    if data is not None:
+        made: ContentReference | None = _from_validation(services, champion, data, policy)
+    else:
+        made = _from_traffic(services, champion, task, policy, now)
     if made is not None:
         record_document(services.documents, name, made.canonical_json())
     return made
@@ -110,28 +118,15 @@ def load_service(services: Services, reference: ServiceReference | None) -> Serv
     return Service(reference.requests, reference.errors, reference.cached, {reference.batch_rows: latencies})
 
 
-def split_rows(x: np.ndarray, y: np.ndarray, outputs: np.ndarray, task: Task) -> Rows:
-    """Return rows [N, *input_shape] and outputs [N, K] as monitoring compares them, in an order drawn by lot.
-
-    Splits may be sorted by class, and the tests that take a part of the rows need it to be a fair one.
-    """
-    order = np.random.default_rng(0).permutation(len(x))
-    judged, inputs = judge_outputs(outputs, task), sketch_inputs(x)
-    return Rows(
-        task=task,
-        input_mean=inputs["input_mean"][order],
-        input_std=inputs["input_std"][order],
-        input_sketch=inputs["input_sketch"].astype(np.float64)[order],
-        prediction=judged["prediction"][order],
-        confidence=judged["confidence"][order],
-        right=(judged["prediction"] == y)[order] if task == "classification" else None,
-    )
-
-
-def _from_validation(services: Services, champion: LedgerEntry, data: DatasetRef) -> ContentReference:
+def _from_validation(
+    services: Services, champion: LedgerEntry, data: DatasetRef, policy: MonitoringPolicy
+) -> ContentReference:
     part = load_split(services.artifacts, data, "validation")
     outputs = predict(services.artifacts.get(champion.candidate), part.x, data.num_outputs)
     rows = split_rows(part.x, part.y, outputs, data.task)
+    rows = with_more_inputs(rows, learned_inputs(services.artifacts, data), policy)
+    if data.task == "classification":
+        rows = replace(rows, data_classes=class_rows(data, part.y, policy))
     stored = _store(services, rows)
     return ContentReference(
         model_name=champion.model_name,
@@ -144,6 +139,7 @@ def _from_validation(services: Services, champion: LedgerEntry, data: DatasetRef
         until=None,
         rows=stored,
         num_rows=len(rows),
+        num_inputs=rows.num_inputs,
         labelled=stored if rows.right is not None else None,
     )
 
@@ -225,10 +221,7 @@ def _dataset(services: Services, champion: LedgerEntry) -> DatasetRef | None:
 
 
 def _store(services: Services, rows: Rows) -> ArtifactRef:
-    arrays = {
-        name: getattr(rows, name)
-        for name in ("input_mean", "input_std", "input_sketch", "prediction", "confidence", "right")
-    }
+    arrays = {one.name: getattr(rows, one.name) for one in fields(rows) if one.name != "task"}
     buffer = io.BytesIO()
     np.savez(buffer, **{name: array for name, array in arrays.items() if array is not None})
     return services.artifacts.put(buffer.getvalue())

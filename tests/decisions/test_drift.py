@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, chi2_contingency, ks_2samp
 
-from tasks.decisions.drift import class_test, ks_test, mmd_test, psi_test
+from tasks.decisions.drift import class_test, ks_test, mmd_test, psi_test, worth_of_classes
+from tests.decisions.traffic_model import DOUBLED, EVEN, answered, stratified_reference
 
 
 def normal(num, seed, shift=0.0):
@@ -122,3 +123,47 @@ def test_no_test_alarms_more_often_than_its_level(sizes):
         below["mmd"] += mmd_test(a[:150], b[:150], alpha).p_value <= alpha
     limit = runs * alpha + 3 * math.sqrt(runs * alpha * (1 - alpha))
     assert {name: count for name, count in below.items() if count > limit} == {}
+
+
+def test_worth_of_classes_is_what_was_counted_where_data_and_answers_are_of_the_same_rows():
+    answered_rows = np.array([[90, 6, 4], [5, 50, 5], [2, 3, 35]])
+    worth = worth_of_classes(answered_rows.sum(axis=1), answered_rows)
+    assert worth / worth.sum() == pytest.approx(answered_rows.sum(axis=0) / 200)
+    assert worth.sum() == pytest.approx(200, rel=0.02)  # but for the pseudo-rows
+
+
+def test_worth_of_classes_of_a_model_without_mistakes_is_nearly_all_the_data():
+    worth = worth_of_classes(np.array([500, 500]), np.array([[50, 0], [0, 50]]))
+    assert worth / worth.sum() == pytest.approx([0.5, 0.5])
+    assert worth.sum() == pytest.approx(1000)
+
+
+def test_worth_of_classes_is_as_exact_as_it_says():
+    generator = np.random.default_rng(8)
+    found = [worth_of_classes(*stratified_reference(generator, 1797, right=0.93)) for _ in range(500)]
+    shares = np.array([worth / worth.sum() for worth in found])
+    said = np.mean([(share * (1 - share)).sum() / worth.sum() for share, worth in zip(shares, found, strict=True)])
+    assert shares.var(axis=0).sum() == pytest.approx(said, rel=0.15)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_class_test_keeps_its_level_against_a_stratified_reference(alpha):
+    generator = np.random.default_rng(9)
+    num = 3000
+    false = 0
+    for _ in range(num):
+        reference = worth_of_classes(*stratified_reference(generator, 1797))
+        false += class_test(answered(generator, 500, EVEN), reference, alpha).p_value < alpha
+    assert abs(false / num - alpha) < 4 * math.sqrt(alpha / num)
+
+
+def test_class_test_finds_a_doubled_class_that_the_validation_rows_alone_do_not_show():
+    generator = np.random.default_rng(10)
+    alone = together = 0
+    for _ in range(200):
+        data, rows = stratified_reference(generator, 1797)
+        window = answered(generator, 500, DOUBLED)
+        alone += class_test(window, rows.sum(axis=0), 0.0005).p_value < 0.0005
+        together += class_test(window, worth_of_classes(data, rows), 0.0005).p_value < 0.0005
+    assert alone < 80
+    assert together > 130

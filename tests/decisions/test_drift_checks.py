@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from tasks.contracts.verdict import Verdict
-from tasks.decisions.drift_checks import drift_checks
+from tasks.decisions.drift_checks import drift_checks, input_checks
 from tasks.decisions.monitoring_policy import MonitoringPolicy
 from tasks.decisions.window import Rows
-from tests.decisions.traffic_model import DOUBLED, rows
+from tests.decisions.traffic_model import DOUBLED, rows, stratified_reference
 
 POLICY = MonitoringPolicy()
 
@@ -68,6 +68,32 @@ def test_drift_checks_compare_outputs_in_place_of_confidences_when_it_is_a_regre
         for made, mean in ((rows(generator, 900), 0.0), (rows(generator, 900), 0.5))
     )
     assert failed(window, reference) == {"prediction_ks", "prediction_psi"}
+
+
+def test_drift_checks_take_inputs_and_classes_from_more_rows_than_answers():
+    generator = np.random.default_rng(8)
+    data, counted = stratified_reference(generator, 1797)
+    label, answer = np.repeat(np.indices((10, 10)).reshape(2, -1), counted.reshape(-1), axis=1)
+    small, more = rows(generator, len(label)), rows(generator, 1150)
+    reference = replace(
+        more, confidence=small.confidence, prediction=answer.astype(np.float64), label=label, data_classes=data
+    )
+    checks = {check.name: check for check in drift_checks(rows(generator, 500), reference, POLICY)}
+    assert checks["confidence_ks"].num_reference == len(label) < 220
+    assert checks["input_mean_ks"].num_reference == 1150
+    assert 900 < checks["predicted_classes"].num_reference < 1797
+    assert not [check for check in checks.values() if check.verdict is Verdict.FAIL]
+    assert "predicted_classes" in failed(rows(generator, 500, classes=DOUBLED), reference)
+
+
+def test_input_checks_need_no_answers():
+    generator = np.random.default_rng(9)
+    window, reference = (
+        replace(made, prediction=np.empty(0), confidence=np.empty(0))
+        for made in (rows(generator, 600, brightness=0.6), rows(generator, 600))
+    )
+    names = {check.name for check in input_checks(window, reference, POLICY) if check.verdict is Verdict.FAIL}
+    assert {"input_mean_ks", "input_sketch_mmd"} <= names
 
 
 def month(seed, num, num_reference, num_windows=720):

@@ -28,6 +28,24 @@ def rows(generator, num, *, brightness=0.0, classes=EVEN, confidence_drop=0.0, l
     )
 
 
+def stratified_reference(generator, num_data, *, share=0.12, right=0.95):
+    """A data set's rows per class [10], and its validation rows by class and answer [10, 10], drawn by class."""
+    data = generator.multinomial(num_data, EVEN)
+    return data, np.stack(
+        [generator.multinomial(round(share * num), _answers(right)[digit]) for digit, num in enumerate(data)]
+    )
+
+
+def answered(generator, num, classes, right=0.95):
+    """How often each class was answered [10] in a window of `num` rows."""
+    return generator.multinomial(num, classes @ _answers(right))
+
+
+def _answers(right):
+    """Chance of each answer to each class [10, 10]: the next class is the usual mistake."""
+    return right * np.eye(10) + (1.0 - right) * np.roll(np.eye(10), 1, axis=1)
+
+
 def service(generator, num=1000, *, slower=1.0, errors=0, cached=0, batch=1):
     latencies = slower * generator.lognormal(0.0, 0.4, num - errors - cached)
     return Service(requests=num, errors=errors, cached=cached, latencies_ms={batch: latencies})

@@ -1,16 +1,8 @@
 """The loop through a real Prefect server: an event of ours starts the deployment that `prefect.yaml` ties to it."""
 
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
-import uuid
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 
@@ -26,16 +18,8 @@ from tasks.contracts.monitoring import (
 from tasks.decisions.alarms import announcement_id
 from tasks.decisions.monitoring_policy import MonitoringPolicy
 from tasks.runtime.settings import Settings
+from tests.flows.prefect_world import ROOT, prefect_server, until
 from tests.stages.monitored_world import MonitoredWorld
-
-ROOT = Path(__file__).parents[2]
-CALM = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "PREFECT_UI_ENABLED": "false",
-    "PREFECT_LOGGING_LEVEL": "ERROR",
-    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "true",
-}
 
 
 def triggers():
@@ -54,12 +38,8 @@ def test_a_trigger_expects_events_that_are_sent_and_runs_singly(deployment, trig
 
 
 def test_the_examples_of_the_documentation_are_valid():
-    from prefect.events.schemas.automations import AutomationCore
-
     page = (ROOT / "docs" / "monitoring.md").read_text()
-    notified, policy = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
-    notified["actions"][0]["block_document_id"] = str(uuid.uuid4())
-    assert AutomationCore.model_validate(notified).actions[0].type == "send-notification"
+    (policy,) = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
     assert MonitoringPolicy.model_validate(policy) == MonitoringPolicy()
 
 
@@ -71,49 +51,9 @@ def test_the_documentation_names_every_event():
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A Prefect server of its own on the loopback interface."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}/api"
-    environment = os.environ | CALM | {"PREFECT_HOME": str(tmp_path / "prefect"), "STILLHOUSE_PROJECT": str(ROOT)}
-    environment["PREFECT_API_URL"] = address
-    environment["PYTHONPATH"] = str(ROOT)
-    prefect = [sys.executable, "-m", "prefect"]
-    log = (tmp_path / "server.log").open("wb")
-    process = subprocess.Popen(
-        [*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"],
-        env=environment, stdout=log, stderr=log,
-    )  # fmt: skip
-    try:
-        _until(lambda: _answers(f"{address}/health"), 240, "the server did not start")
-        monkeypatch.setenv("PREFECT_API_URL", address)
-
-        def command(*arguments):
-            done = subprocess.run(
-                [*prefect, "--no-prompt", *arguments], env=environment, cwd=ROOT, capture_output=True, text=True
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
-
-        yield address, command
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-        log.close()
-
-
-def _answers(url):
-    try:
-        return httpx.get(url, timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def _until(condition, seconds, message):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, message
-        time.sleep(0.2)
-    return found
+    with prefect_server(tmp_path) as started:
+        monkeypatch.setenv("PREFECT_API_URL", started.address)
+        yield started
 
 
 @pytest.mark.slow
@@ -121,9 +61,8 @@ def _until(condition, seconds, message):
 def test_an_alarm_starts_the_deployment_that_is_tied_to_it_once(server, tmp_path):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    address, command = server
-    command("work-pool", "create", "cpu", "--type", "process")
-    command("deploy", "--name", "digits-recompress")
+    server.command("work-pool", "create", "cpu", "--type", "process")
+    server.command("deploy", "--name", "digits-recompress")
     event = Announcement(
         event_id=announcement_id("test"),
         event="stillhouse.latency.regressed",
@@ -132,15 +71,11 @@ def test_an_alarm_starts_the_deployment_that_is_tied_to_it_once(server, tmp_path
         payload={"reason": "latency of digits: p95 ratio 2.1"},
     )
     # the triggers service loads a new automation within seconds; a message before that would not meet it
-    _until(lambda: httpx.post(f"{address}/automations/count", json={}).json() == 1, 60, "no automation was created")
-
-    def runs():
-        return httpx.post(f"{address}/flow_runs/filter", json={}).json()
-
-    with temporary_settings({PREFECT_API_URL: address}):
+    until(lambda: server.filtered("automations"), 60, "no automation was created")
+    with temporary_settings({PREFECT_API_URL: server.address}):
         for _ in range(2):  # a repetition under the same id is the same event
             assert PrefectEvents(Settings(home=tmp_path)).send([event])
-    (run,) = _until(runs, 120, "no flow run was scheduled")
+    (run,) = until(lambda: server.filtered("flow_runs"), 120, "no flow run was scheduled")
     assert run["parameters"] == {
         "plan": "plans/digits.yaml", "max_per_week": 2, "reason": "latency of digits: p95 ratio 2.1",
     }  # fmt: skip

@@ -16,7 +16,6 @@ from tasks.stages.referencing import (
     load_service,
     rebase_content,
     service_reference,
-    split_rows,
 )
 from tests.adapters.onnx_models import linear_model
 from tests.adapters.traffic_files import NOON, Segments, minutes
@@ -43,18 +42,6 @@ def services(tmp_path, log):
 
 def traffic(log, num, start=0, **changes):
     log.predictions(*({"request_id": f"{start}-{n}", "at": minutes(start)} | changes for n in range(num)))
-
-
-def test_split_rows_says_what_the_gateway_would_have_logged_and_what_was_right():
-    x = np.random.default_rng(1).random((6, 4, 4)).astype(np.float32)
-    outputs = np.eye(6)[:, :3] * 5.0
-    outputs[3:, 2] = 5.0
-    y = np.array([0, 1, 0, 2, 2, 1])
-    rows = split_rows(x, y, outputs, "classification")
-    order = np.random.default_rng(0).permutation(6)
-    assert rows.input_mean == pytest.approx(x.reshape(6, -1).mean(axis=1)[order])
-    assert rows.right.tolist() == [bool([1, 1, 0, 1, 1, 0][i]) for i in order]
-    assert rows.input_sketch.shape == (6, 8)
 
 
 def test_content_reference_of_a_version_of_unknown_origin_is_its_first_traffic(services, log):
@@ -84,6 +71,7 @@ def test_content_reference_is_the_validation_split_of_the_versions_run(tmp_path)
     world = MonitoredWorld(tmp_path, digest=digest, tags={"stillhouse.data": data.digest})
     made = content_reference(world.services, world.champion, "classification", POLICY, NOON)
     assert (made.source, made.num_rows, made.dataset, made.labelled) == ("validation", 40, data.digest, made.rows)
+    assert made.num_inputs == 40  # there is no other split
     rows = load_rows(world.services, made.labelled, "classification")
     assert rows.right.sum() == (y == 0).sum()  # all logits are equal, so the first class is predicted
     assert rows.confidence == pytest.approx(np.full(40, 1 / 3))
