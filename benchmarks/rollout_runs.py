@@ -29,6 +29,7 @@ _NUM_DIVIDED, _DIVIDED_AT_ONCE = 50_000, 10_000
 _DIVISION_RAMP = ((1.0, 40), (5.0, 40), (25.0, 60), (50.0, 60))
 """Percent and looks of each step: 200 looks at divided traffic."""
 _DIVISION_GOAL = 1e-3
+_FOUND_AT_LEAST = 0.9
 _DISAGREEMENT = 0.02
 """Share of the rows in shadow on which only the challenger is right."""
 _BEGIN = datetime(2026, 1, 5, tzinfo=UTC)
@@ -214,7 +215,9 @@ def _harmful(seed: int) -> Iterator[Figure]:
         name = f"rollout, challenger {what}"
         ended = _many(ramp(), challenger, name, seed, num_runs(_NUM_HARMFUL))
         found = [one.state for one in ended if one.harm]
-        yield from counted(f"{name}: rolled back within {LOOKS} looks", len(found), len(ended))
+        yield from counted(
+            f"{name}: rolled back within {LOOKS} looks", len(found), len(ended), at_least=_FOUND_AT_LEAST
+        )
         yield from took(f"{name}: looks until then", "looks", [state.tick for state in found])
         rows = [state.latest.rows["challenger"] for state in found if state.latest]
         yield from took(f"{name}: rows that it answered by then, shadow included", "rows", rows)

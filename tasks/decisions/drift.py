@@ -4,6 +4,7 @@ Dimension legend: N rows of the window, M rows of the reference, D features, C c
 independent. n_eff = N M / (N + M) is the harmonic size on which every two-sample test here depends.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ def ks_test(window_N: Floats, reference_M: Floats, alpha: float) -> DriftTest:
     below_reference = np.searchsorted(reference, points, side="right") / len(reference)
     distance = float(np.abs(below_window - below_reference).max())
     rows = max(1, round(_effective(len(window), len(reference))))
-    return DriftTest(distance, float(kstwo.sf(distance, rows)), distance, float(kstwo.isf(alpha, rows)))
+    return DriftTest(distance, float(kstwo.sf(distance, rows)), distance, _detectable_distance(alpha, rows))
 
 
 def psi_test(window_N: Floats, reference_M: Floats, alpha: float) -> DriftTest:
@@ -133,6 +134,12 @@ def mmd_test(window_ND: Floats, reference_MD: Floats, alpha: float) -> DriftTest
     score = squared / error if error else 0.0
     detectable = math.sqrt(norm.isf(alpha) * error)
     return DriftTest(score, float(norm.sf(score)), math.sqrt(max(0.0, squared)), detectable)
+
+
+@functools.lru_cache(maxsize=64)
+def _detectable_distance(alpha: float, rows: int) -> float:
+    """Return the smallest distance that is significant; all features of a window ask for the same, by a slow search."""
+    return float(kstwo.isf(alpha, rows))
 
 
 def _effective(num_window: float, num_reference: float) -> float:
