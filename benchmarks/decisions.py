@@ -23,8 +23,8 @@ def measure() -> Findings:
             "says before the run. RMSE and macro F1 by the paired bootstrap. Rollout: every row has feedback, 100 rows "
             f"between looks, {LOOKS} looks; at every limit means accuracy, failures and latency exactly at what is "
             "tolerated. Division of traffic: arrays of the test's own e-values, 200 looks. Monitoring: hourly windows "
-            "of 1,000 requests, 500 of which get labels, references of 2,000 rows and 3,000 requests unless it says "
-            "otherwise; an alarm takes two failed windows of three. Shares of runs, with exact 95 % intervals."
+            "of 1,000 requests, 500 of which get labels; references of 3,000 requests. An alarm takes two failed "
+            "windows of three, and a month has 720 windows. Shares of runs, with exact 95 % intervals."
         ),
         seeds={"all draws": _SEED},
         figures=figures,

@@ -24,7 +24,7 @@ from tasks.decisions.sequential import always_valid_p_value
 
 LOOKS = 200
 _ROWS_A_LOOK, _MIN_ROWS = 100, 100
-_NUM_EQUAL, _NUM_AT_LIMITS, _NUM_HARMFUL = 120, 120, 20
+_NUM_EQUAL, _NUM_AT_LIMITS, _NUM_HARMFUL = 80, 80, 20
 _NUM_DIVIDED, _DIVIDED_AT_ONCE = 50_000, 10_000
 _DIVISION_RAMP = ((1.0, 40), (5.0, 40), (25.0, 60), (50.0, 60))
 """Percent and looks of each step: 200 looks at divided traffic."""
@@ -160,9 +160,7 @@ def ramp() -> RolloutPolicy:
 
 def half() -> RolloutPolicy:
     """Return a rollout that stays at 50 %, and promotes at the first look that proves enough."""
-    return RolloutPolicy.model_validate(
-        {"steps": [50], "max_ticks_per_step": LOOKS, "min_rows_per_arm": _MIN_ROWS}
-    )
+    return RolloutPolicy.model_validate({"steps": [50], "max_ticks_per_step": LOOKS, "min_rows_per_arm": _MIN_ROWS})
 
 
 def at_every_limit(policy: RolloutPolicy) -> Behaviour:
@@ -230,7 +228,7 @@ def _many(policy: RolloutPolicy, challenger: Behaviour, part: str, seed: int, nu
 def _divided(seed: int, rows: int) -> Iterator[Figure]:
     """Count healthy rollouts in which the division of the traffic is ever called wrong, in arrays [runs]."""
     runs, policy = num_runs(_NUM_DIVIDED), RolloutPolicy()
-    subject = f"rollout, rightly divided, {LOOKS} looks at {rows} requests each: division called wrong"
+    subject = f"rollout, rightly divided, {LOOKS} looks at {rows:,} requests each: division called wrong"
     alarmed, left = 0, runs
     for generator in generators(seed, subject, -(-runs // _DIVIDED_AT_ONCE)):
         at_once = min(left, _DIVIDED_AT_ONCE)

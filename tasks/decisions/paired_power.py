@@ -13,7 +13,7 @@ from scipy.special import bdtr, gammaln, ndtri, xlog1py, xlogy
 from tasks.decisions.noninferiority import PairedTable, rows_needed, score_statistic
 
 _MOST_COUNTED = 2_000.0
-"""Expected lost and won rows up to which tables are counted; beyond, the normal formula is off by less than one percent."""
+"""Expected lost and won rows up to which tables are counted; beyond, the normal formula is off by less than 1 %."""
 _DEVIATIONS, _SLACK = 7.0, 10
 """How far from their mean counts are followed, in standard deviations and rows: all but some 1e-9 of the tables."""
 
@@ -46,9 +46,7 @@ def settling_power(num_rows: int, discordant_rate: float, true_drop: float, marg
     return reached if passes else 1.0 - reached
 
 
-def rows_for_power(
-    discordant_rate: float, true_drop: float, margin: float, alpha: float, power: float
-) -> int | None:
+def rows_for_power(discordant_rate: float, true_drop: float, margin: float, alpha: float, power: float) -> int | None:
     """Return the rows that settle a margin with probability `power`, or None if no number does.
 
     As `rows_needed`, but with the exact power: of few discordant rows the normal formula gives ten percent too many
@@ -90,9 +88,7 @@ def _lost_below(won: int, num_rows: int, share: float, margin: float, quantile: 
 
 def _binomial(successes: NDArray[np.int64], trials: int, share: float) -> NDArray[np.float64]:
     ways = gammaln(trials + 1.0) - gammaln(successes + 1.0) - gammaln(trials - successes + 1.0)
-    probability: NDArray[np.float64] = np.exp(
-        ways + xlogy(successes, share) + xlog1py(trials - successes, -share)
-    )
+    probability: NDArray[np.float64] = np.exp(ways + xlogy(successes, share) + xlog1py(trials - successes, -share))
     return probability
 
 
