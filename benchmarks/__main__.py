@@ -18,7 +18,16 @@ from benchmarks.result import BenchmarkResult
 from benchmarks.table import HEADER, table_rows, write_page
 from tasks.adapters.local_store import write_atomically
 
-SHORT = ("closed-loop", "compression", "distillation-cost", "gateway", "rollout-traffic", "stage-cache", "store")
+SHORT = (
+    "closed-loop",
+    "compression",
+    "decisions",
+    "distillation-cost",
+    "gateway",
+    "rollout-traffic",
+    "stage-cache",
+    "store",
+)
 """Minutes each, on data that need no download; run when no name is given."""
 LONG = (
     "california-housing",
@@ -30,7 +39,9 @@ LONG = (
 """Up to hours each, on data below `--data`; run by name."""
 NAMES = (*SHORT, *LONG)
 _RESULTS = Path(__file__).parent / "results"
-_TIMEOUT_S = dict.fromkeys(SHORT, 300.0) | {"closed-loop": 1800.0} | dict.fromkeys(LONG, 6 * 3600.0)
+_TIMEOUT_S = (
+    dict.fromkeys(SHORT, 300.0) | {"closed-loop": 1800.0, "decisions": 3600.0} | dict.fromkeys(LONG, 6 * 3600.0)
+)
 _PEERS_S = 600.0
 
 

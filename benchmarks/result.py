@@ -5,15 +5,18 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import numpy as np
+from scipy.special import gammaincinv
 
 from tasks.contracts.evaluation import Machine
 from tasks.contracts.value import Slug, Value
+from tasks.decisions.window_rates import exact_bounds
 from tasks.evaluation.machine import current_machine
 
 RATIO = "x"
 """Unit of a ratio."""
-_VERSIONS = ("mlflow", "onnxruntime", "prefect", "starlette", "stillhouse", "torch", "uvicorn")
+_VERSIONS = ("mlflow", "onnxruntime", "prefect", "scipy", "starlette", "stillhouse", "torch", "uvicorn")
 _NUM_BLOCKS = 10
+_ONE_TAIL = 0.025
 
 
 class Figure(Value):
@@ -32,6 +35,8 @@ class Figure(Value):
     """What it is a figure of, where several things are measured alike: these stand in a table, one row each."""
     supporting: bool = False
     """An absolute figure that a ratio was made of: kept in the JSON file, left out of the tables."""
+    interval: tuple[float, float] | None = None
+    """Of a share or a rate that was counted: its exact 95 % interval, which stands in place of the extremes."""
 
 
 class BenchmarkResult(Value):
@@ -100,6 +105,41 @@ def figure(
         subject=subject,
         supporting=supporting,
     )
+
+
+def share(name: str, successes: int, runs: int, *, subject: str = "") -> Figure:
+    """State in percent how many of `runs` ended so, with the exact 95 % interval (Clopper & Pearson 1934).
+
+    Raises:
+        ValueError: there were no runs.
+    """
+    if not runs:
+        raise ValueError(f"share {name!r} has no runs")
+    low, high = exact_bounds(successes, runs, _ONE_TAIL)
+    return _counted(name, "%", 100.0 * successes / runs, (100.0 * low, 100.0 * high), runs, subject)
+
+
+def rate(name: str, unit: str, events: int, exposure: float, *, subject: str = "") -> Figure:
+    """State the events for each unit of exposure, with the exact 95 % interval of a Poisson count (Garwood 1936).
+
+    Args:
+        name: of the figure.
+        unit: such as `a month`.
+        events: how many were counted.
+        exposure: in units: the months, above 0.
+        subject: see `Figure`.
+    """
+    low = float(gammaincinv(events, _ONE_TAIL)) if events else 0.0
+    high = float(gammaincinv(events + 1, 1.0 - _ONE_TAIL))
+    return _counted(name, unit, events / exposure, (low / exposure, high / exposure), 1, subject)
+
+
+def _counted(
+    name: str, unit: str, value: float, interval: tuple[float, float], num_repeats: int, subject: str
+) -> Figure:
+    made = figure(name, unit, [value], subject=subject)
+    low, high = interval
+    return made.model_copy(update={"num_repeats": num_repeats, "interval": (_rounded(low), _rounded(high))})
 
 
 def ratio(name: str, numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray) -> Figure:

@@ -21,7 +21,8 @@ _PREFACE = """# Benchmark results
 Made by `make bench` from the JSON files beside it; do not edit. A figure with `x` is a ratio of two things
 that were measured in turns in one run on one machine, so that whatever slowed the machine slowed both.
 Absolute times are in the JSON files; those of two machines or two moments are not compared. A figure is the
-median of its repeats, with the lowest and the highest where they differ, and the mean where they are few.
+median of its repeats, with the lowest and the highest where they differ, and the mean where they are few. A share
+of runs, or a rate, stands with its exact 95 % interval in their place.
 """
 
 
@@ -120,7 +121,12 @@ def _cell(one: Figure) -> str:
 
 
 def _spread(one: Figure) -> str:
-    """Return the extremes, and the mean of a figure with few repeats, where the median alone says little."""
+    """Return the interval of what was counted, else the extremes, with the mean where repeats are few.
+
+    Of few repeats the median alone says little.
+    """
+    if one.interval is not None:
+        return " to ".join(_number(bound) for bound in one.interval)
     low, high = _number(one.min), _number(one.max)
     mean = "" if one.mean is None or one.num_repeats > _FEW_REPEATS else f", mean {_number(one.mean)}"
     return "" if low == high else f"{low} to {high}{mean}"

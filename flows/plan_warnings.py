@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.plan import CompressionPlan
 from tasks.contracts.evaluation import Machine
-from tasks.decisions.gates import too_few_rows
+from tasks.decisions.gate_power import too_few_rows
 from tasks.evaluation.machine import computes_bfloat16
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 
 from tasks.contracts.verdict import Check, Verdict
-from tasks.decisions.bootstrap import resampled_means
+from tasks.decisions.bootstrap import acceleration, left_out_means, resampled_means
 from tasks.decisions.calibration import brier_scores, overconfidence
 from tasks.decisions.gate_checks import deciding_bound, increase_check, no_data
 from tasks.decisions.gate_policy import Certainty
@@ -192,7 +192,8 @@ def _robustness_check(
 
     means = losses.mean(axis=1)
     draws = excess(resampled_means(losses, sure.num_resamples, seed=0))
-    outcome = judge_draws(draws, float(excess(means)), limit, sure.alpha, num, sure.power)
+    accelerated = acceleration(excess(left_out_means(losses)))
+    outcome = judge_draws(draws, float(excess(means)), accelerated, limit, sure.alpha, num, sure.power)
     told = np.sqrt(means) if statistic == "root_mean" else means
     what = "RMSE" if statistic == "root_mean" else "error rate"
     detail = f"{what} {told[1]:.4g} to {told[0]:.4g}; the baseline's {told[3]:.4g} to {told[2]:.4g}"

@@ -4,6 +4,7 @@ Dimension legend: N rows of the window, M rows of the reference, D features, C c
 independent. n_eff = N M / (N + M) is the harmonic size on which every two-sample test here depends.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ def ks_test(window_N: Floats, reference_M: Floats, alpha: float) -> DriftTest:
     below_reference = np.searchsorted(reference, points, side="right") / len(reference)
     distance = float(np.abs(below_window - below_reference).max())
     rows = max(1, round(_effective(len(window), len(reference))))
-    return DriftTest(distance, float(kstwo.sf(distance, rows)), distance, float(kstwo.isf(alpha, rows)))
+    return DriftTest(distance, float(kstwo.sf(distance, rows)), distance, _detectable_distance(alpha, rows))
 
 
 def psi_test(window_N: Floats, reference_M: Floats, alpha: float) -> DriftTest:
@@ -171,6 +172,12 @@ def _usual_answers(num_classes: int, right: float) -> Floats:
     answers: Floats = np.full((num_classes, num_classes), wrong)
     np.fill_diagonal(answers, right)
     return answers
+
+
+@functools.lru_cache(maxsize=64)
+def _detectable_distance(alpha: float, rows: int) -> float:
+    """Return the smallest distance that is significant; all features of a window ask for the same, by a slow search."""
+    return float(kstwo.isf(alpha, rows))
 
 
 def _effective(num_window: float, num_reference: float) -> float:

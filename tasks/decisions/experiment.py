@@ -21,9 +21,15 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from tasks.decisions.sequential import binomial_log_e, quantile_bounds, rate_lower_bound, rate_upper_bound
+from tasks.decisions.sequential import (
+    always_valid_p_value,
+    binomial_log_e,
+    quantile_bounds,
+    rate_lower_bound,
+    rate_upper_bound,
+)
 
 SAMPLE_RATIO_CONCENTRATIONS = (2.0, 100.0)
 """Requests that the priors around the weight are worth: one for gross mismatches, one for some points."""
@@ -126,11 +132,35 @@ class SampleRatio:
     observed: int
 
 
-def sample_ratio(observation: Observation, alpha: float) -> SampleRatio:
-    """Test whether every step's requests were divided by its weight (sequential multinomial test).
+def division_log_e(challenger: ArrayLike, total: ArrayLike, weight: float) -> NDArray[np.float64]:
+    """Return the log e-value against "the requests of one step were divided by its weight", for arrays of any shape.
 
-    Lindon & Malek 2022 with Beta priors around the weight, one e-value per step, multiplied: steps are
-    consecutive and their routes independent. Shadow steps have no division.
+    The sequential multinomial test of Lindon & Malek 2022 with Beta priors around the weight. 0 in shadow, where
+    nothing is divided; at 100 % a single request of the champion's is proof.
+
+    Args:
+        challenger: requests that the challenger got.
+        total: requests of both arms.
+        weight: percent of requests that the challenger should get.
+    """
+    share = weight / 100.0
+    got, of = np.asarray(challenger, dtype=np.float64), np.asarray(total, dtype=np.float64)
+    if share == 0.0:
+        return np.zeros(np.broadcast_shapes(got.shape, of.shape))
+    if share == 1.0:
+        return np.where(got < of, np.inf, 0.0)
+    mixed = [
+        binomial_log_e(got, of, share, (concentration * share, concentration * (1.0 - share)))
+        for concentration in SAMPLE_RATIO_CONCENTRATIONS
+    ]
+    log_e: NDArray[np.float64] = np.logaddexp.reduce(mixed, axis=0) - math.log(len(mixed))
+    return log_e
+
+
+def sample_ratio(observation: Observation, alpha: float) -> SampleRatio:
+    """Test whether every step's requests were divided by its weight, at all looks together.
+
+    One e-value per step, multiplied: steps are consecutive and their routes independent.
 
     Args:
         observation: everything seen so far.
@@ -138,21 +168,13 @@ def sample_ratio(observation: Observation, alpha: float) -> SampleRatio:
     """
     log_e, expected, observed = 0.0, 0.0, 0
     for step in observation.steps:
-        share = step.weight / 100.0
-        if share == 0.0:
+        if step.weight == 0.0:
             continue
         challenger, total = step.challenger.requests, step.challenger.requests + step.champion.requests
-        expected += share * total
+        expected += step.weight / 100.0 * total
         observed += challenger
-        if share == 1.0:
-            log_e += math.inf if challenger < total else 0.0
-        else:
-            mixed = [
-                binomial_log_e(challenger, total, share, (concentration * share, concentration * (1.0 - share)))
-                for concentration in SAMPLE_RATIO_CONCENTRATIONS
-            ]
-            log_e += float(np.logaddexp.reduce(mixed)) - math.log(len(mixed))
-    p_value = math.exp(-max(log_e, 0.0))
+        log_e += float(division_log_e(challenger, total, step.weight))
+    p_value = float(always_valid_p_value(log_e))
     return SampleRatio(p_value <= alpha, p_value, expected, observed)
 
 

@@ -34,7 +34,7 @@ from tasks.decisions.gate_checks import (
     servability_check,
 )
 from tasks.decisions.gate_policy import Certainty, CheckKind, Constraints, GatePolicy
-from tasks.decisions.noninferiority import PairedTable, right_rows, rows_needed
+from tasks.decisions.noninferiority import PairedTable, right_rows
 from tasks.decisions.reuse import reuse_check
 
 Asked = dict[CheckKind, Callable[[], list[Check]]]
@@ -129,36 +129,6 @@ def judge(question: Question, candidate: Evidence, baseline: Evidence) -> tuple[
 def verdict_of(checks: tuple[Check, ...]) -> Verdict:
     """Return the worst verdict of the blocking checks; INCONCLUSIVE if there is none."""
     return Verdict.worst([check.verdict for check in checks if check.blocking])
-
-
-def rows_to_settle(constraints: Constraints, policy: GatePolicy, num_candidates: int) -> int | None:
-    """Return the test rows that settle the accuracy margin under the policy's assumptions; None if no number does."""
-    return rows_needed(
-        policy.assumed_discordance,
-        policy.assumed_drop,
-        constraints.max_accuracy_drop,
-        policy.candidate_alpha(num_candidates),
-        policy.power,
-    )
-
-
-def too_few_rows(num_rows: int, constraints: Constraints, policy: GatePolicy, num_candidates: int) -> str | None:
-    """Say why a test split of `num_rows` rows cannot settle the accuracy margin; None if it can."""
-    needed = rows_to_settle(constraints, policy, num_candidates)
-    margin = constraints.max_accuracy_drop
-    if needed is None:
-        return (
-            f"no number of test rows settles a margin of {margin:g} for a candidate whose accuracy drops by "
-            f"{policy.assumed_drop:g}; raise constraints.max_accuracy_drop or lower gate.assumed_drop"
-        )
-    if num_rows >= needed:
-        return None
-    return (
-        f"this test split of {num_rows} rows cannot settle a margin of {margin:g}: needs about {needed} rows "
-        f"({num_candidates} candidates, alpha {policy.alpha:g}, power {policy.power:g}, "
-        f"{policy.assumed_discordance:.1%} of the rows answered right by only one model); raise "
-        "constraints.max_accuracy_drop, use more test rows, or compare fewer candidates"
-    )
 
 
 def _of_classes(question: Question, candidate: Evidence, baseline: Evidence) -> Asked:

@@ -7,6 +7,7 @@ answer that occur.
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.decisions.bootstrap import acceleration
 from tasks.decisions.paired_loss import MIN_ROWS, LossIncrease, judge_draws, too_few
 
 _CHUNK_CELLS = 4_000_000
@@ -51,7 +52,21 @@ def judge_macro_f1_drop(
         drawn_RC = generator.multinomial(num, counts_C / num, size=min(at_once, num_resamples - start))
         parts.append(_drop(cells_C3, drawn_RC, num_classes))
     estimate = float(_drop(cells_C3, counts_C[None, :], num_classes)[0])
-    return judge_draws(np.concatenate(parts), estimate, margin, alpha, num, power)
+    accelerated = acceleration(_left_out(cells_C3, counts_C, num_classes), counts_C)
+    return judge_draws(np.concatenate(parts), estimate, accelerated, margin, alpha, num, power)
+
+
+def _left_out(cells_C3: NDArray[np.int64], counts_C: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
+    """Return [C]: the drop without one row of each cell in turn."""
+    num_cells = len(counts_C)
+    at_once = max(1, _CHUNK_CELLS // num_cells)
+    parts = []
+    for start in range(0, num_cells, at_once):
+        cells = np.arange(start, min(start + at_once, num_cells))
+        counts_RC = np.tile(counts_C, (len(cells), 1))
+        counts_RC[np.arange(len(cells)), cells] -= 1
+        parts.append(_drop(cells_C3, counts_RC, num_classes))
+    return np.concatenate(parts)
 
 
 def _drop(cells_C3: NDArray[np.int64], counts_RC: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:

@@ -7,7 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contracts.verdict import Verdict
-from tasks.decisions.bootstrap import resampled_means, samples_to_settle
+from tasks.decisions.bootstrap import (
+    acceleration,
+    corrected_bounds,
+    left_out_means,
+    resampled_means,
+    samples_to_settle,
+)
 from tasks.decisions.noninferiority import three_valued
 
 MIN_ROWS = 100
@@ -51,7 +57,7 @@ def judge_loss_increase(
         statistic: `root_mean` of squared errors is the RMSE, `mean` of absolute errors the MAE.
         relative: judge candidate / baseline - 1 instead of candidate - baseline.
         power: probability with which `num_rows_needed` rows would settle it.
-        num_resamples: bootstrap resamples; both bounds are percentiles of them.
+        num_resamples: bootstrap resamples; both bounds are corrected percentiles of them.
         seed: of the resampling.
     """
     num = len(candidate_loss)
@@ -67,26 +73,34 @@ def judge_loss_increase(
         with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold none but perfect rows
             return candidate / baseline - 1.0 if relative else candidate - baseline
 
-    candidate_means, baseline_means = resampled_means(np.stack([candidate_loss, baseline_loss]), num_resamples, seed)
-    estimate = float(increase(np.asarray(candidate_loss.mean()), np.asarray(baseline_loss.mean())))
-    return judge_draws(increase(candidate_means, baseline_means), estimate, margin, alpha, num, power)
+    losses = np.stack([candidate_loss, baseline_loss])
+    draws = increase(*resampled_means(losses, num_resamples, seed))
+    accelerated = acceleration(increase(*left_out_means(losses)))
+    return judge_draws(draws, float(increase(*losses.mean(axis=1))), accelerated, margin, alpha, num, power)
 
 
 def judge_draws(
-    draws: NDArray[np.float64], estimate: float, margin: float, alpha: float, num_rows: int, power: float
+    draws: NDArray[np.float64],
+    estimate: float,
+    accelerated: float,
+    margin: float,
+    alpha: float,
+    num_rows: int,
+    power: float,
 ) -> LossIncrease:
-    """Hold the bootstrap distribution of an increase against its margin: both bounds are percentiles of it.
+    """Hold the bootstrap distribution of an increase against its margin, by its corrected percentiles.
 
     Args:
         draws: [R] the increase in each resample; one that is not finite counts as the worst.
         estimate: the increase on the rows themselves.
+        accelerated: the increase's acceleration.
         margin: tolerated increase.
         alpha: one-sided error rate of each bound.
         num_rows: rows behind it.
         power: probability with which `num_rows_needed` rows would settle it.
     """
     draws = np.nan_to_num(draws, nan=np.inf, posinf=np.inf)
-    lower, upper = (float(bound) for bound in np.quantile(draws, [alpha, 1.0 - alpha], method="higher"))
+    lower, upper = corrected_bounds(draws, estimate, accelerated, num_rows, alpha)
     verdict = three_valued(passed=upper < margin, failed=lower > margin)
     needed = None
     if verdict is Verdict.INCONCLUSIVE and np.isfinite(draws).all():

@@ -37,6 +37,12 @@ def binomial_log_e(
     return result
 
 
+def always_valid_p_value(log_e: ArrayLike) -> NDArray[np.float64]:
+    """Return min(1, 1 / e): under the null it ever falls to alpha with probability alpha at most."""
+    p_value: NDArray[np.float64] = np.exp(-np.maximum(np.asarray(log_e, dtype=np.float64), 0.0))
+    return p_value
+
+
 def fewer_log_e(
     successes: ArrayLike, trials: ArrayLike, rate: float, prior: tuple[float, float] = _JEFFREYS
 ) -> NDArray[np.float64]:

@@ -6,8 +6,6 @@ two monitors, a repetition or a crash at any point neither raise an alarm twice 
 
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
-
 from tasks.adapters.route_store import RouteStore
 from tasks.adapters.traffic_window import read_window
 from tasks.contracts.data import Task
@@ -15,9 +13,8 @@ from tasks.contracts.errors import DocumentConflictError, ModelError
 from tasks.contracts.monitoring import AlarmState, Episode, MonitoringRecord, WindowReport
 from tasks.contracts.verdict import LedgerEntry
 from tasks.decisions.alarms import count_window
-from tasks.decisions.monitoring import judge_window
+from tasks.decisions.monitoring import judge_window, report_window
 from tasks.decisions.monitoring_policy import MonitoringPolicy
-from tasks.decisions.window import Service, Window
 from tasks.runtime.documents import record_document
 from tasks.runtime.services import Services
 from tasks.stages.announcing import announce_ledger, send_unsent
@@ -25,7 +22,6 @@ from tasks.stages.referencing import content_reference, load_rows, load_service,
 
 _SETTLED_AFTER = timedelta(minutes=1)
 """A window is read so long after its end: gateways write their rows within seconds."""
-_SHOWN_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 def monitor(
@@ -62,8 +58,9 @@ def judge(
         load_service(services, service),
         policy,
     )
-    labels = window.labels
-    return WindowReport(
+    return report_window(
+        window,
+        checks,
         model_name=model_name,
         model_digest=champion.candidate,
         version=champion.version,
@@ -71,14 +68,6 @@ def judge(
         until=_text(until),
         content_reference=content.value_digest() if content else None,
         service_reference=service.value_digest() if service else None,
-        requests=window.service.requests,
-        rows=window.num_rows,
-        errors=window.service.errors,
-        cached=window.service.cached,
-        latency_ms=_latencies(window.service),
-        labelled_share=labels.labelled / labels.answered if labels.answered else None,
-        median_label_delay_s=_median_delay(window),
-        checks=checks,
     )
 
 
@@ -171,18 +160,6 @@ def _served(services: Services, model_name: str) -> tuple[LedgerEntry, Task]:
             "and `stillhouse model reconcile` publishes a champion's route"
         )
     return champion, route.route.signature.task
-
-
-def _latencies(service: Service) -> dict[str, float]:
-    if not service.latencies_ms:
-        return {}
-    values = np.concatenate(list(service.latencies_ms.values()))
-    return {name: float(np.quantile(values, quantile)) for name, quantile in _SHOWN_QUANTILES.items()}
-
-
-def _median_delay(window: Window) -> float | None:
-    delays = window.labels.delays_s
-    return float(np.median(delays)) if len(delays) else None
 
 
 def _state_name(model_name: str) -> str:

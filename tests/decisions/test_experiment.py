@@ -9,6 +9,7 @@ from tasks.decisions.experiment import (
     PairedCounts,
     StepTraffic,
     champion_reference,
+    division_log_e,
     error_increase,
     latency_ratio,
     sample_ratio,
@@ -138,3 +139,15 @@ def test_latency_ratio_is_bounded_on_both_sides_when_there_is_enough_traffic():
 def test_latency_ratio_knows_nothing_without_requests():
     bounds = latency_ratio(Observation(), 50.0, 0.95, 0.05)
     assert (bounds.estimate, bounds.lower, bounds.upper) == (None, 0.0, math.inf)
+
+
+def test_division_log_e_of_many_runs_is_that_of_each():
+    challenger, total = np.array([3, 12, 40]), np.array([100, 100, 200])
+    each = [float(division_log_e(int(got), int(of), 5.0)) for got, of in zip(challenger, total, strict=True)]
+    assert division_log_e(challenger, total, 5.0) == pytest.approx(each)
+    assert sample_ratio(Observation((counts(5.0, 160, 40),)), 1e-4).p_value == pytest.approx(math.exp(-each[2]))
+
+
+def test_division_log_e_asks_nothing_in_shadow_and_for_every_request_at_100_percent():
+    assert division_log_e(np.array([0, 9]), 10, 0.0).tolist() == [0.0, 0.0]
+    assert division_log_e(np.array([9, 10]), 10, 100.0).tolist() == [math.inf, 0.0]

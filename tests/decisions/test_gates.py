@@ -5,7 +5,7 @@ from tasks.contracts.errors import DataError
 from tasks.contracts.evaluation import ServingTrial
 from tasks.contracts.verdict import Verdict
 from tasks.decisions.gate_policy import Constraints, GatePolicy
-from tasks.decisions.gates import Evidence, Question, judge, rows_to_settle, too_few_rows, verdict_of
+from tasks.decisions.gates import Evidence, Question, judge, verdict_of
 from tasks.decisions.noninferiority import right_rows
 
 NUM_ROWS = 3000
@@ -315,17 +315,3 @@ def test_judge_holds_macro_f1_cold_start_and_int8_coverage_against_their_limits(
 
 def test_verdict_of_is_inconclusive_when_nothing_blocks():
     assert verdict_of(()) is Verdict.INCONCLUSIVE
-
-
-def test_too_few_rows_says_how_many_are_needed():
-    constraints, policy = Constraints(max_accuracy_drop=0.01), GatePolicy()
-    needed = rows_to_settle(constraints, policy, 3)
-    assert too_few_rows(needed, constraints, policy, 3) is None
-    message = too_few_rows(360, constraints, policy, 3)
-    assert f"split of 360 rows cannot settle a margin of 0.01: needs about {needed} rows" in message
-    assert rows_to_settle(constraints, policy, 3) > rows_to_settle(constraints, policy, 1)
-
-
-def test_too_few_rows_says_that_no_number_helps_when_the_assumed_drop_is_the_margin():
-    message = too_few_rows(10**9, Constraints(max_accuracy_drop=0.01), GatePolicy(assumed_drop=0.01), 1)
-    assert "no number of test rows" in message

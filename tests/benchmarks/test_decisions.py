@@ -1,0 +1,19 @@
+from collections import Counter
+
+import pytest
+
+from benchmarks import decisions
+from benchmarks.claims import SHARE_VARIABLE
+from benchmarks.result import described
+from benchmarks.table import page
+
+
+@pytest.mark.slow
+def test_measure_states_every_claim_once(monkeypatch):
+    monkeypatch.setenv(SHARE_VARIABLE, "0.0001")
+    findings = decisions.measure()
+    assert max(Counter((one.subject, one.name) for one in findings.figures).values()) == 1
+    shown = page([described("decisions", findings, 1.0)])
+    for part in ("gate, accuracy", "gate, RMSE", "gate, macro F1", "rollout, equal", "monitoring, stable"):
+        assert f"| {part}" in shown
+    assert "Seeds: all draws 0." in shown
