@@ -226,7 +226,7 @@ def _wait_until_served(case: DriftCase) -> None:
         ValueError: it does not.
     """
     services = connect()
-    routes = RouteStore(services.documents, services.settings.store_root)
+    routes = RouteStore(services.documents, services.acknowledgements)
     newest = routes.current(case.name)
     assert newest is not None, "a champion has a route"
     if reason := routes.wait_until_served(case.name, newest.version, timeout_s=60.0):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from prefect import flow, get_run_logger
 
-from tasks.adapters.traffic_retention import Pruned
+from tasks.contracts.traffic_retention import Pruned
 from tasks.runtime.services import connect
 from tasks.stages.pruning_traffic import prune_traffic
 

@@ -54,7 +54,7 @@ class Exposition:
         others = [path for path in sorted(self._folder.glob("*.sock")) if path != own]
         answers = await asyncio.gather(*map(_ask, others))
         pages = [(self._worker, generate_latest(self._registry).decode()), *filter(None, answers)]
-        return generate_latest(_Joined(pages))  # type: ignore[arg-type] # it asks for no more than `collect`
+        return generate_latest(_Joined(pages))  # it asks for no more than `collect`
 
     async def _give(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(f"{self._worker}\n".encode() + generate_latest(self._registry))
@@ -80,7 +80,9 @@ async def _ask(path: Path) -> tuple[str, str] | None:
         path.unlink(missing_ok=True)
         return None
     except (TimeoutError, OSError) as error:
-        logger.warning("the worker at %s does not say what it counted: %s", path.name, str(error) or "no answer in time")
+        logger.warning(
+            "the worker at %s does not say what it counted: %s", path.name, str(error) or "no answer in time"
+        )
         return None
     return worker, page
 

@@ -17,7 +17,7 @@ from tasks.adapters.s3_bucket import Bucket
 from tasks.adapters.s3_connection import Patience, S3Options
 from tasks.adapters.store_mirror import StoreMirror
 from tasks.adapters.traffic_shipping import TrafficShipper
-from tasks.contracts.errors import InfrastructureError, UserError
+from tasks.contracts.errors import InfrastructureError, LockTakenError, UserError
 from tasks.contracts.shipping import ShippingState
 from tasks.runtime.settings import Settings, environment_of_services
 
@@ -67,7 +67,7 @@ def keep_company(
         while not stop.is_set():
             try:
                 held.enter_context(_sole(settings))
-            except BlockingIOError:
+            except LockTakenError:
                 on_ready()
                 stop.wait(_STANDBY_S)
             else:
@@ -103,7 +103,7 @@ def ship_once(settings: Settings, max_waiting_bytes: int) -> ShippingState:
     try:
         with _sole(settings):
             return shipper.ship()
-    except BlockingIOError:
+    except LockTakenError:
         raise UserError(f"a companion of the gateways runs, and ships {settings.traffic_root} itself") from None
 
 
@@ -114,8 +114,8 @@ def shipping_state(settings: Settings) -> ShippingState | None:
 
 
 def _sole(settings: Settings) -> AbstractContextManager[None]:
-    """Hold what one process at a time holds; raises BlockingIOError where another does."""
-    return FileLocks(settings.store_root / "locks").hold("gateway-companion", wait=False)
+    """Hold what one process at a time holds; raises LockTakenError where another does."""
+    return FileLocks(settings.store_root / "locks").hold("gateway-companion", timeout_s=0)
 
 
 def _shipper(settings: Settings, max_waiting_bytes: int) -> TrafficShipper | None:

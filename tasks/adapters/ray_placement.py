@@ -361,7 +361,7 @@ def _meeting(board: Any, ticket: str, rank: int) -> tuple[str, int]:
     import ray
 
     if rank == 0:
-        address = ray.util.get_node_ip_address()
+        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         place = address, free_port(address)
         ray.get(board.meet_at.remote(ticket, *place))
         return place

@@ -16,7 +16,7 @@ from tasks.adapters.s3_bucket import Bucket, Listed
 from tasks.contracts.errors import ArtifactCorruptError
 from tasks.contracts.traffic_retention import LOGS, Pruned, is_hour
 from tasks.contracts.value import Digest, sha256_hex
-from tasks.decisions.log_retention import Limits, LoggedHour, choose_hours
+from tasks.decisions.log_retention import Limits, LoggedHour, choose_hours, first_hour_kept
 
 _SEGMENT = re.compile(
     r"(?P<model>[a-z0-9][a-z0-9-]*)/(?P<log>[a-z]+)/(?P<hour>\d{4}-\d{2}-\d{2}-\d{2})/"

@@ -20,8 +20,9 @@ from tasks.adapters.s3_bucket import Bucket
 from tasks.adapters.s3_traffic import segment_key
 from tasks.contracts.errors import InfrastructureError, StillhouseError
 from tasks.contracts.shipping import Bundle, ShippingState
-from tasks.contracts.traffic_retention import LOGS, first_hour_kept, is_hour
+from tasks.contracts.traffic_retention import LOGS, is_hour
 from tasks.contracts.value import sha256_hex
+from tasks.decisions.log_retention import first_hour_kept
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -63,10 +63,10 @@ def choose_hours(hours: Iterable[LoggedHour], limits: Limits) -> Choice:
     """Choose the hours that are too old, and then the oldest without which the rest is at most `max_bytes`."""
     ordered = sorted(hours, key=lambda hour: (hour.name, LOGS.index(hour.log)))
     keep_from, because = limits.keep_from, limits.kept_because
-    doomed = [hour for hour in ordered if keep_from is not None and hour.name < _first_needed(keep_from)]
+    doomed = [hour for hour in ordered if keep_from is not None and hour.name < first_hour_kept(keep_from)]
     kept = ordered[len(doomed) :]
     if limits.max_bytes is not None:
-        needed = None if limits.needed_from is None else _first_needed(limits.needed_from)
+        needed = None if limits.needed_from is None else first_hour_kept(limits.needed_from)
         beyond = _beyond(kept, limits.max_bytes, needed)
         doomed, kept = doomed + beyond, kept[len(beyond) :]
         if beyond:
@@ -92,7 +92,7 @@ def _bytes_of(hours: Iterable[LoggedHour]) -> int:
     return sum(hour.size_bytes for hour in hours)
 
 
-def _first_needed(keep_from: datetime) -> str:
+def first_hour_kept(keep_from: datetime) -> str:
     """Return the name of the first hour that may hold rows from `keep_from` on."""
     return (keep_from.astimezone(UTC) - _LATE).strftime(HOUR_FORMAT)
 

@@ -15,6 +15,7 @@ from tasks.contracts.verdict import LedgerEntry
 from tasks.decisions.alarms import count_window
 from tasks.decisions.monitoring import judge_window, report_window
 from tasks.decisions.monitoring_policy import MonitoringPolicy
+from tasks.decisions.window import Window
 from tasks.runtime.documents import record_document
 from tasks.runtime.services import Services
 from tasks.stages.announcing import announce_ledger, send_unsent

@@ -43,9 +43,7 @@ def prune_traffic(
             f"model {model_name!r} has no log below {traffic.place}; logged are: {', '.join(known) or 'none'}"
         )
     chosen = known if model_name is None else [model_name]
-    return [
-        traffic.prune(name, _limits(services, name, keep_days, max_bytes, now), dry_run=dry_run) for name in chosen
-    ]
+    return [traffic.prune(name, _limits(services, name, keep_days, max_bytes, now), dry_run=dry_run) for name in chosen]
 
 
 def _limits(

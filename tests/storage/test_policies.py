@@ -141,6 +141,7 @@ def keep_house(buckets, root):
         records=S3Records(bucket),
         files=S3Files(bucket),
         locks=FileLocks(root / "locks"),
+        host_locks=FileLocks(root / "host-locks"),
         ledger=SimpleNamespace(digests=set),
         registry=SimpleNamespace(names=list),
     )
