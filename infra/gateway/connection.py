@@ -57,7 +57,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what came; count it while the headers are not whole."""
         self._has_ended = False
-        self._is_receiving = self.at_once is not None
+        self._is_receiving = type(self).at_once is not None
         super().data_received(data)
         self._is_receiving = False
         if self._begun is not None:
