@@ -42,7 +42,13 @@ def main() -> None:
     model, port, announce = told()
     environment = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
     ray.init(
-        num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False, runtime_env=environment
+        address="local",  # never a cluster that is there already
+        num_cpus=2,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=os.getcwd(),
+        log_to_driver=False,
+        runtime_env=environment,
     )
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(Deployment.bind(str(model)), route_prefix="/")  # type: ignore[attr-defined]
