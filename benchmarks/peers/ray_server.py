@@ -29,12 +29,26 @@ class Deployment:
     """The model behind Ray Serve."""
 
     def __init__(self, model: str) -> None:
+        _keep_to_loopback()  # the replica begins to listen when this has returned
         self.session = load(Path(model))
 
     async def __call__(self, request: Any) -> dict[str, Any]:
         """Answer a request."""
         reply: dict[str, Any] = answer(self.session, await request.json())
         return reply
+
+
+def _keep_to_loopback() -> None:
+    """Let the gRPC server of this process's replica listen on loopback; it takes every interface, and no setting."""
+    from grpc.aio import _server  # type: ignore[import-untyped]
+
+    add_port = _server.Server.add_insecure_port
+
+    def add_loopback_port(self: object, address: str) -> int:
+        port: int = add_port(self, address.replace("[::]", "127.0.0.1"))
+        return port
+
+    _server.Server.add_insecure_port = add_loopback_port
 
 
 def main() -> None:
