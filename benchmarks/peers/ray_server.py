@@ -29,6 +29,7 @@ class Deployment:
     """The model behind Ray Serve."""
 
     def __init__(self, model: str) -> None:
+        _keep_to_loopback()  # the replica begins to listen when this has returned
         self.session = load(Path(model))
 
     async def __call__(self, request: Any) -> dict[str, Any]:
@@ -37,12 +38,31 @@ class Deployment:
         return reply
 
 
+def _keep_to_loopback() -> None:
+    """Let the gRPC server of this process's replica listen on loopback; it takes every interface, and no setting."""
+    from grpc.aio import _server  # type: ignore[import-untyped]
+
+    add_port = _server.Server.add_insecure_port
+
+    def add_loopback_port(self: object, address: str) -> int:
+        port: int = add_port(self, address.replace("[::]", "127.0.0.1"))
+        return port
+
+    _server.Server.add_insecure_port = add_loopback_port
+
+
 def main() -> None:
     """Serve until told to stop."""
     model, port, announce = told()
     environment = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
     ray.init(
-        num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False, runtime_env=environment
+        address="local",  # never a cluster that is there already
+        num_cpus=2,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=os.getcwd(),
+        log_to_driver=False,
+        runtime_env=environment,
     )
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(Deployment.bind(str(model)), route_prefix="/")  # type: ignore[attr-defined]
