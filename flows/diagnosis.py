@@ -92,8 +92,10 @@ def _log(services: Services) -> Finding:
 
 
 def _disk(services: Services) -> Finding:
-    free = shutil.disk_usage(services.settings.store_root).free
-    detail = f"{free / 1e9:.1f} GB free at {services.settings.store_root}"
+    root = services.settings.store_root
+    place = next(folder for folder in (root, *root.parents) if folder.is_dir())  # with a store in S3 it comes later
+    free = shutil.disk_usage(place).free
+    detail = f"{free / 1e9:.1f} GB free at {place}"
     if free < _FREE_BYTES_WANTED:
         return Finding("disk", "note", detail, "free space, or set STILLHOUSE_STORE to a larger disk")
     return Finding("disk", "ok", detail)
