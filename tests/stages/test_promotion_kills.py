@@ -32,13 +32,14 @@ ENDS = {
         "routed": True,
     },
 }
+ANNOUNCED = "documents.append"
 CALLS = {
-    "bootstrap": ["ledger.append", "registry.set_alias", "documents.append"],
+    "bootstrap": ["ledger.append", "registry.set_alias", "documents.append", ANNOUNCED],
     "promote": [
         "artifacts.put", "ledger.append", "registry.set_alias", "registry.set_alias", "registry.delete_alias",
-        "documents.append",
+        "documents.append", ANNOUNCED,
     ],
-    "rollback": ["ledger.append", "registry.set_alias", "registry.delete_alias", "documents.append"],
+    "rollback": ["ledger.append", "registry.set_alias", "registry.delete_alias", "documents.append", ANNOUNCED],
     "reconcile": ["registry.set_alias", "registry.set_alias", "registry.delete_alias", "documents.append"],
 }  # fmt: skip
 """Everything durable that an operation changes, in order; each is a point before which and after which it is killed."""
