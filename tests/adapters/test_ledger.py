@@ -159,6 +159,7 @@ print(*[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children
 """
 
 
+@pytest.mark.parametrize("address", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 def test_append_has_exactly_one_winner_when_eight_processes_create_the_ledger_and_promote_at_once(address):
     output = subprocess.run([sys.executable, "-c", RACE, address, "8"], check=True, capture_output=True, text=True)
 

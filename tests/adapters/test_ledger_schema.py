@@ -122,6 +122,7 @@ def test_a_migration_that_is_cut_off_leaves_nothing_behind(address):
     assert migrate(LedgerDatabase(address)) == (None, VERSIONS[-1])
 
 
+@pytest.mark.slow
 def test_two_processes_may_migrate_one_empty_database_at_once(address):
     code = "import sys; from tasks.adapters.ledger import SqlLedger; SqlLedger(sys.argv[1])"
     processes = [subprocess.Popen([sys.executable, "-c", code, address], stderr=subprocess.PIPE) for _ in range(3)]

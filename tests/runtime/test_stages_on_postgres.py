@@ -98,7 +98,6 @@ def test_a_holder_that_slept_beyond_its_lease_commits_nothing_and_goes_on_in_pea
 def test_a_finished_stage_is_committed_when_the_server_restarts_meanwhile(contend, postgres_server):
     first = contend("first")
     assert first.says() == "computing"
-    second = contend("second")
     postgres_server.crash()
     first.process.stdin.write("\n")
     first.process.stdin.flush()
@@ -106,7 +105,7 @@ def test_a_finished_stage_is_committed_when_the_server_restarts_meanwhile(conten
     postgres_server.start()
 
     assert first.says() == "COMMITTED"
-    assert second.says() == "cached first"
+    assert contend("second").says() == "cached first"
 
 
 def test_a_task_that_lost_its_lock_is_tried_again_and_takes_what_the_other_made(ledger_url, monkeypatch):
