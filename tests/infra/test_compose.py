@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from moto import mock_aws
 
+from infra.compose.create_buckets import create_missing
 from infra.gateway.__main__ import _parser
 from infra.gateway.access import Access
 from infra.gateway.config import GatewayConfig
@@ -242,3 +244,12 @@ def test_compose_itself_takes_the_file(secrets):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_buckets_are_made_where_they_are_missing(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with mock_aws():
+        assert create_missing(["one-bucket"]) == ["one-bucket"]
+        assert create_missing(["one-bucket", "another"]) == ["another"]
