@@ -1,9 +1,24 @@
 # One bucket, a prefix for each kind of data: stillhouse/store, /traffic, /dvc, /mlflow.
 
+# The account decides by IAM who may use the key: the roles of iam.tf, through S3 and Secrets Manager.
+data "aws_iam_policy_document" "key" {
+  statement {
+    sid       = "ByIam"
+    actions   = ["kms:*"]
+    resources = ["*"]
+
+    principals {
+      type        = "AWS"
+      identifiers = ["arn:aws:iam::${var.account_id}:root"]
+    }
+  }
+}
+
 resource "aws_kms_key" "data" {
   description             = "${local.name}: bucket, database, secrets"
   enable_key_rotation     = true
   deletion_window_in_days = 30
+  policy                  = data.aws_iam_policy_document.key.json
 }
 
 resource "aws_kms_alias" "data" {
@@ -63,6 +78,14 @@ resource "aws_s3_bucket_policy" "data" {
 
   # with the block in place first, so that no policy is ever public
   depends_on = [aws_s3_bucket_public_access_block.data]
+}
+
+resource "aws_s3_bucket_logging" "data" {
+  count = var.access_log_bucket == null ? 0 : 1
+
+  bucket        = aws_s3_bucket.data.id
+  target_bucket = var.access_log_bucket
+  target_prefix = "s3/${aws_s3_bucket.data.bucket}/"
 }
 
 # As infra/storage/lifecycle.json says it; a test holds them equal. Nothing is deleted by age but what gateways last said:

