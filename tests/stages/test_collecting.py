@@ -29,7 +29,7 @@ class World:
         self.services = SimpleNamespace(
             settings=SimpleNamespace(baselines=self.baselines),
             locks=FileLocks(root / "locks"),
-        host_locks=FileLocks(root / "host-locks"),
+            host_locks=FileLocks(root / "host-locks"),
             ledger=self.ledger,
             registry=SimpleNamespace(
                 names=lambda: ["m"] if versions else [],
