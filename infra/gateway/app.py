@@ -163,7 +163,7 @@ class Gateway:
         if self.recall is None:
             return await self._answer(served, served.parser.parse(body, _json_length(sent)), sent, waited_s)
         key = scope.get(BODY_KEY)
-        if key is None:
+        if key is None or key.parser != served.parser.identity:  # the route may have changed since it was looked for
             key = self.recall.key_of(served, OPEN_INFERENCE, sent, body)
             if (reply := self.recall.reply(served, key, sent, body)) is not None:
                 return reply

@@ -6,6 +6,6 @@ import numpy as np
 def all_finite(values: np.ndarray) -> bool:
     """Tell whether an array holds neither NaN nor infinity.
 
-    Counting what is finite takes less than half of what `isfinite(values).all()` takes for a row.
+    For a row, counting what is finite takes less time than `isfinite(values).all()`.
     """
     return values.dtype.kind in "biu" or int(np.count_nonzero(np.isfinite(values))) == values.size

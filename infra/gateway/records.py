@@ -23,7 +23,7 @@ _ARROW_TYPES = {
 _PREDICTIONS = pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in PREDICTION_COLUMNS.items()])
 _FEEDBACK = pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in FEEDBACK_COLUMNS.items()])
 
-_BLOCK_BYTES = 2**18
+_BLOCK_BYTES = 2**19
 """Inputs that are sketched at a time: they and what is made of them stay in the processor's cache."""
 
 _REQUEST_COLUMNS = (

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.gateway.admission import Admission
-from infra.gateway.protocol import InferenceParser
-from infra.gateway.recall import Recall
+from infra.gateway.app import Gateway
+from infra.gateway.config import GatewayConfig
+from infra.gateway.protocol import InferenceParser, TensorSpec
+from infra.gateway.recall import BODY_KEY, OPEN_INFERENCE, Recall
 from infra.gateway.routing import ServedRoute
 from tasks.contracts.route import Arm, ModelSignature, Route, assigned_arm
 from tasks.contracts.sampled_inputs import is_sampled
@@ -386,3 +388,28 @@ def test_a_route_of_both_arms_says_in_its_headers_which_of_them_answered():
         b"x-stillhouse-model-version": b"1",
         b"x-stillhouse-route-version": b"7",
     }
+
+
+async def test_a_body_is_never_known_as_what_another_routes_parser_read(tmp_path, make_body):
+    """The route may change between looking for a body and the task that reads it."""
+    model = SimpleNamespace(
+        digest="1" * 64, outputs=(TensorSpec("y", "FP32", (-1, 4)),), batch_rows=1,
+        expected_ms=lambda num_rows: 0.0, run=lambda inputs, num_requests=1: [inputs],
+    )  # fmt: skip
+    route = Route(model_name="m", signature=SIGNATURE, champion=Arm(digest="1" * 64, version=1))
+    before, after = (InferenceParser(SIGNATURE, name, frozenset({"y"}), 8) for name in ("old", "x"))
+    admission = Admission(num_threads=1, max_queue=9, max_uploads=1, deadline_s=1.0)
+    gateway = Gateway(GatewayConfig(store=tmp_path, traffic=tmp_path, cache_bytes=100_000), admission, None)
+    gateway.components.table.put(ServedRoute(route, 2, model, None, after))
+    body = make_body(X[:1], "r")
+    stale = gateway.recall.key_of(ServedRoute(route, 1, model, None, before), OPEN_INFERENCE, {}, body)
+
+    async def receive():
+        return {"type": "http.request", "body": body}
+
+    for _ in range(3):
+        status, _, _ = await gateway.infer({"path_params": {"model": "m"}, "headers": [], BODY_KEY: stale}, receive)
+        assert status == 200
+    assert gateway.components.cache.get_body(stale) is None
+    assert gateway.components.cache.get_body(stale._replace(parser=after.identity)) is not None
+    gateway.components.dispatcher.close()
