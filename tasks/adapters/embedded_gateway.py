@@ -30,7 +30,9 @@ def gateway(settings: Settings, model_name: str) -> Iterator[str]:
     if _is_served(settings, model_name):
         yield settings.gateway_url
         return
-    with companion(settings, _SHIP_S), _own_gateway(settings, model_name) as url:
+    log_path = settings.home / "logs" / "gateway-companion.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with companion(settings, _SHIP_S, log_path), _own_gateway(settings, model_name) as url:
         yield url
 
 

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 from tasks.adapters.locks import FileLocks
 from tasks.adapters.s3_bucket import Bucket
@@ -127,11 +128,16 @@ def _shipper(settings: Settings, max_waiting_bytes: int) -> TrafficShipper | Non
 
 
 @contextmanager
-def companion(settings: Settings, ship_s: float = 30.0) -> Iterator[None]:
+def companion(settings: Settings, ship_s: float = 30.0, log_path: Path | None = None) -> Iterator[None]:
     """Run a companion beside this process for the block, and another when it dies; none where nothing lies in S3.
 
     The block begins when the folder is like the store, or after a minute with what the folder holds. The companion
     also ends, in order, when this process is killed: its standard input is then closed.
+
+    Args:
+        settings: where everything is.
+        ship_s: pause between two shipments of the log, seconds.
+        log_path: where its messages go; to standard error if None.
 
     Raises:
         UserError: the companion refused its settings.
@@ -139,7 +145,7 @@ def companion(settings: Settings, ship_s: float = 30.0) -> Iterator[None]:
     if not has_companion(settings):
         yield
         return
-    process = _Process(settings, ship_s)
+    process = _Process(settings, ship_s, log_path)
     process.start()
     try:
         process.wait_until_ready()
@@ -151,7 +157,8 @@ def companion(settings: Settings, ship_s: float = 30.0) -> Iterator[None]:
 class _Process:
     """The companion as a process that is kept running; each that dies is followed by another, after longer pauses."""
 
-    def __init__(self, settings: Settings, ship_s: float) -> None:
+    def __init__(self, settings: Settings, ship_s: float, log_path: Path | None) -> None:
+        self._log_path = log_path
         self._command = [
             sys.executable, "-m", "flows.cli", "store", "mirror", "--end-with-stdin", "--ship-seconds", str(ship_s)
         ]  # fmt: skip
@@ -174,7 +181,9 @@ class _Process:
         if not self._ready.wait(_READY_WITHIN_S):
             logger.warning("the store has not been read yet; gateways serve what their folder holds")
         if self._refused:
-            raise UserError("the gateway's companion refused its settings; its message is above")
+            raise UserError(
+                f"the gateway's companion refused its settings; see {self._log_path or 'its message above'}"
+            )
 
     def stop(self) -> None:
         """End it in order, with what it still has to ship."""
@@ -199,9 +208,18 @@ class _Process:
         """Run one until it ends or is to end; return its exit code."""
         pipe = subprocess.PIPE
         # a session of its own, so that Ctrl-C reaches this process alone and the companion ends in order
-        with subprocess.Popen(
-            self._command, env=self._environment, stdin=pipe, stdout=pipe, text=True, start_new_session=True
-        ) as process:
+        with (
+            nullcontext() if self._log_path is None else self._log_path.open("ab") as log,
+            subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            ) as process,
+        ):
             threading.Thread(target=self._hear, args=(process,), daemon=True).start()
             while process.poll() is None and not self._done.wait(_CHECK_S):
                 continue

@@ -129,10 +129,12 @@ def test_a_gateway_serves_from_s3_and_is_heard_of_there(settings, tmp_path):
     routes = publish(services, model=b"no model at all")
     command = (sys.executable, "-m", "infra.gateway")
     messages = tmp_path / "log"
-    with companion(settings, ship_s=0.2), run_gateway(command, settings.store_root, settings.traffic_root, messages):
+    told = tmp_path / "companion.log"
+    with companion(settings, 0.2, told), run_gateway(command, settings.store_root, settings.traffic_root, messages):
         (heard,) = eventually(lambda: routes.live("digits"), 60.0)
         assert (heard.route_version, heard.ready) == (1, False)
     assert routes.acknowledgements("digits") == []
+    assert "route 1 of digits is here" in told.read_text()
 
 
 @pytest.mark.slow
