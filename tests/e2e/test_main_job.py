@@ -112,12 +112,16 @@ def test_two_hosts_at_once_compute_each_stage_once_when_ledger_and_tracking_are_
     monkeypatch.setenv("STILLHOUSE_MLFLOW_ARTIFACTS", str(stillhouse.project / "mlflow-artifacts"))
     other_host = replace(stillhouse, home=stillhouse.home.with_name("other-home"))
 
-    first = stillhouse.start("run", str(small_plan), "--no-rollout", "--json", str(stillhouse.project / "1.json"))
-    second = other_host.run(small_plan, "--no-rollout")
-    output, _ = first.communicate(timeout=280)
+    places = [stillhouse.project / "1.json", stillhouse.project / "2.json"]
+    runs = [
+        host.start("run", str(small_plan), "--no-rollout", "--json", str(place))
+        for host, place in zip((stillhouse, other_host), places, strict=True)
+    ]
+    for run in runs:
+        output, _ = run.communicate(timeout=900)
+        assert run.returncode == 0, output
 
-    assert first.returncode == 0, output
-    records = [json.loads((stillhouse.project / "1.json").read_text()), second]
+    records = [json.loads(place.read_text()) for place in places]
     for one, other in zip(*(stages(record) for record in records), strict=True):
         assert {one["cached"], other["cached"]} == {True, False}
     assert digests(records[0]) == digests(records[1])

@@ -100,7 +100,7 @@ def test_publish_adds_to_the_version_before_it_and_gives_equal_bytes_for_equal_r
     shutil.rmtree(folder)
     services.documents.append(published_name("m"), first.canonical_json(), 2)
     services.documents.append(published_name("m"), first.model_copy(update={"origin": "0" * 64}).canonical_json(), 3)
-    dvc.add(services.settings, services.locks)
+    dvc.add(services.settings, services.host_locks)
     assert published(services, source, batch(100)).revision == first.revision
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == content
 
@@ -116,7 +116,7 @@ def test_publish_adds_to_the_version_before_it_and_gives_equal_bytes_for_equal_r
     ids=["too few", "labels", "expectations", "shape"],
 )
 def test_a_bad_batch_is_refused_with_the_reason_and_changes_nothing(services, source, rows, message):
-    dvc.ensure_data(services.settings, services.locks, publishing.materialise_shipped)
+    dvc.ensure_data(services.settings, services.host_locks, publishing.materialise_shipped)
     before = dvc.status(services.settings)
 
     with pytest.raises(DataError, match=message):
