@@ -1,7 +1,7 @@
 """The whole loop on real drift, by the product's own parts; the benchmark only sends traffic and looks on.
 
-`stillhouse up` serves the champion and runs Prefect. `prefect.yaml` is deployed: its schedule has `monitor-model` judge
-windows of traffic, its automation answers an alarm's event with `retrain-model`, which a process worker runs to the
+`stillhouse up` serves the champion and runs Prefect. `prefect.yaml` is deployed, with a process worker: `monitor-model`
+judges windows of traffic, and the automation answers an alarm's event with `retrain-model`, which ends with the
 promotion of a new champion.
 """
 
@@ -36,29 +36,24 @@ _DRIFTED_WINDOWS = 2
 def measure() -> Findings:
     """Go once round the loop."""
     case = digits_case(_SEED)
-    project = make_project(
-        {
-            "parameters": {"model_name": case.name, "window_minutes": _WINDOW_MINUTES},
-            "schedules": [{"interval": _LOOK_EVERY_S, "active": True}],
-        }
-    )
+    project = make_project({"parameters": {"model_name": case.name, "window_minutes": _WINDOW_MINUTES}})
     case.write_base(project)
     (project / PLAN).write_text(yaml.safe_dump(case.plan), encoding="utf-8")
     with engines(project) as site:
         figures = _first_champion(case)
-        with deployed(project):
+        with deployed(project), site.starting("digits-monitor", _LOOK_EVERY_S):
             figures += _loop(case, site)
     return Findings(
         question="How long does it take from drift to a promoted model, and what does that model know?",
         setup=(
             f"{case.told} Clients send rows as scanned for one minute, without labels, then the drifted ones for "
-            f"{_DRIFTED_WINDOWS}, each with its label as feedback; the gateway samples every input. Nobody calls "
-            f"anything from there on: `prefect.yaml` as it is, but for windows of {_WINDOW_MINUTES} minute looked at "
-            f"every {_LOOK_EVERY_S} s, is deployed on a Prefect server with one process worker. Monitoring sends the "
-            "event, the automation starts the retraining (data version, warm-started teacher, student in int8, gate "
-            "against teacher and champion), its rollout goes over the gateway that serves, on the plan's own replayed "
-            "traffic. Two more alarms are sent by us, one during the retraining and one after it. One run, all on one "
-            "machine."
+            f"{_DRIFTED_WINDOWS}, each with its label as feedback; the gateway samples every input. `prefect.yaml` as "
+            f"it is, but for windows of {_WINDOW_MINUTES} minute, is deployed on a Prefect server with one process "
+            f"worker; we start its monitoring every {_LOOK_EVERY_S} s, in place of the schedule, and nothing else. Monitoring "
+            "sends the event, the automation starts the retraining (data version, warm-started teacher, student in "
+            "int8, gate against teacher and champion), its rollout goes over the gateway that serves, on the plan's "
+            "own replayed traffic. Two more alarms are sent by us, one during the retraining and one after it. One "
+            "run, all on one machine."
         ),
         seeds={"rows, training and traffic": _SEED},
         figures=tuple(figures),

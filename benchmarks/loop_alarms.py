@@ -26,7 +26,7 @@ def answered_alarm(model_name: str, site: Site) -> dict[str, Any]:
     """
 
     def started() -> list[dict[str, Any]]:
-        return [run for run in site.runs(_RETRAIN) if run["start_time"]]
+        return [run for run in site.runs(_RETRAIN) if run["state_type"] in ("RUNNING", "COMPLETED")]
 
     _until(started, _SOON_S, "no alarm started a retraining")
     _send_alarm(model_name, "an alarm during the retraining")

@@ -6,8 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,28 @@ class Site:
 
     def __init__(self, prefect_api: str) -> None:
         self._api = prefect_api
+
+    def start(self, deployment: str) -> None:
+        """Have a deployment run once, by its parameters."""
+        (found,) = self._post("/deployments/filter", {"deployments": {"name": {"any_": [deployment]}}})
+        self._post(f"/deployments/{found['id']}/create_flow_run", {})
+
+    @contextmanager
+    def starting(self, deployment: str, every_s: float) -> Iterator[None]:
+        """Have a deployment run again and again while the block runs, as its schedule would."""
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            done = threading.Event()
+
+            def start_until_done() -> None:
+                while not done.wait(every_s):
+                    self.start(deployment)
+
+            started = thread.submit(start_until_done)
+            try:
+                yield
+            finally:
+                done.set()
+            started.result()
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         """Return the flow runs of a deployment, oldest first."""
