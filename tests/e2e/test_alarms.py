@@ -93,6 +93,22 @@ def test_drift_in_the_log_schedules_one_retraining_that_knows_why(server: Prefec
     assert sorted(one["parameters"]["reason"] for one in runs) == sorted([raised.summary, "the last one"])
 
 
+def test_an_active_schedule_of_a_deployment_schedules_runs(server: PrefectServer) -> None:
+    server.command("work-pool", "create", "cpu", "--type", "process", "--overwrite")
+    server.command("deploy", "--name", "registry")
+    (deployment,) = server.filtered("deployments", deployments={"name": {"any_": ["registry"]}})
+    (schedule,) = deployment["schedules"]
+
+    assert not schedule["active"], "it is switched on where it is wanted"
+    server.command("deployment", "schedule", "resume", "reconcile-models/registry", schedule["id"])
+
+    def runs() -> list[dict[str, Any]]:
+        return server.filtered("flow_runs", deployments={"id": {"any_": [deployment["id"]]}})
+
+    found = until(runs, 300, "the schedule brought no run: does Prefect's scheduler work with this SQLAlchemy?")
+    assert {run["auto_scheduled"] for run in found} == {True}
+
+
 @contextmanager
 def receiver() -> Iterator[tuple[str, list[dict[str, str]]]]:
     """An HTTP receiver on loopback: its address, and the bodies that it got."""
