@@ -38,6 +38,8 @@ _BEAT_S = 10.0
 """How often a worker says that it is at work on a stage."""
 _MET_WITHIN_S, _MEETING_LOOK_S = 300.0, 0.2
 """How long processes that train together wait for their first one, and how often they look."""
+_LAST_WORDS_S = 5.0
+"""How long the failure of one process of a crew is waited for when another says that it lost its peers."""
 _GRACE_S = 120.0
 """What a stage may take beyond its limit until its worker's answer, or Ray's word of the worker's loss, is here."""
 
@@ -103,6 +105,10 @@ class RayPlacement:
         while True:
             done, pending = ray.wait(pending, timeout=_LOOK_S)
             messages: list[Message] = [json.loads(ray.get(answer)) for answer in done]
+            if pending and any(_is_lost(message) for message in messages):  # because a peer failed: which says why?
+                late, _ = ray.wait(pending, num_returns=len(pending), timeout=_LAST_WORDS_S)
+                messages += [json.loads(ray.get(answer)) for answer in late]
+                messages.sort(key=_is_lost)
             for note in ray.get(board.take.remote(ticket)):
                 patience.note(note)
                 if "progress" in note:
@@ -115,6 +121,10 @@ class RayPlacement:
                 return answered
             require_run_goes_on(call.function)
             patience.check(lambda: ray.cluster_resources())
+
+
+def _is_lost(message: Message) -> bool:
+    return bool(message.get("error", {}).get("class") == WorkerLostError.__name__)
 
 
 @contextmanager

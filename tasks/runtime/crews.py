@@ -12,6 +12,8 @@ from tasks.contracts.errors import WorkerLostError
 from tasks.runtime.isolation import Message, StageCall, StageProcess
 
 _LOOPBACK = "127.0.0.1"
+_LAST_WORDS_S = 5.0
+"""How long the failure of one process is waited for when another says that it lost its peers."""
 
 
 def crew_environment(rank: int, size: int, address: str, port: int) -> dict[str, str]:
@@ -59,20 +61,30 @@ def _environment(rank: int, size: int, port: int, devices: list[str]) -> Mapping
 
 
 def _first_failure_or(running: list["Future[Message]"]) -> Message:
-    """Return what the first process answered once all have, or at once what another failed with.
+    """Return what the first process answered once all have, or what another failed with.
 
-    A process whose peer is gone fails too; of several failures the one that is no such loss counts.
+    A process whose peer has failed is lost too, and may say so first; so a loss counts only where no other failure
+    comes soon after it.
     """
     pending = set(running)
     while pending:
         done, pending = wait(pending, return_when=FIRST_COMPLETED)
-        lost = [one for one in done if one.exception() is not None]
-        failed = [one.result() for one in done if one not in lost and "error" in one.result()]
-        for message in sorted(failed, key=lambda message: message["error"]["class"] == WorkerLostError.__name__):
-            return message
-        for one in lost:
-            one.result()  # raises
+        if any(_is_lost(one) for one in done):
+            done |= wait(pending, timeout=_LAST_WORDS_S).done
+            for one in sorted(done, key=_is_lost):
+                if _is_lost(one) or "error" in one.result():
+                    return one.result()
+        for one in done:
+            if "error" in one.result():
+                return one.result()
     return running[0].result()
+
+
+def _is_lost(answered: "Future[Message]") -> bool:
+    """Tell whether a process was lost, or says that it lost its peers."""
+    if answered.exception() is not None:
+        return True
+    return bool(answered.result().get("error", {}).get("class") == WorkerLostError.__name__)
 
 
 def _ignore(_: Any) -> None:

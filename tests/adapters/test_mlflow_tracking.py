@@ -113,9 +113,9 @@ def test_stage_run_is_another_when_the_experiment_is_another(tracker):
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4])
 def test_stage_run_is_completed_and_not_duplicated_when_the_process_died_after_any_call(
-    tracker, client, settings, monkeypatch, call
+    tracker, client, monkeypatch, call
 ):
-    shared = connection(settings)
+    shared = tracker._mlflow
     key = f"killed/{call}"
     record_stage(tracker, "killed", "warm-up")  # so that the calls below are those of the stage itself
     with monkeypatch.context() as patch:

@@ -23,7 +23,7 @@ def registry(monkeypatch):
     """A registry without models, so that none has to be made."""
     from types import SimpleNamespace
 
-    monkeypatch.setattr("tasks.adapters.mlflow_registry.MlflowRegistry", lambda settings: SimpleNamespace(names=list))
+    monkeypatch.setattr("tasks.adapters.mlflow_registry.MlflowRegistry", lambda *_: SimpleNamespace(names=list))
 
 
 def test_gc_says_what_it_would_do_and_does_it_when_told_to(registry):

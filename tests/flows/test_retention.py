@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows import retention
+from tasks.adapters.local_traffic import LocalTraffic
 from tasks.contracts.errors import UserError
 from tests.adapters.traffic_files import Segments
 
@@ -23,7 +24,7 @@ def log(tmp_path, monkeypatch):
         for days in (7, 0):
             Segments(tmp_path, model).predictions({"at": datetime.now(UTC) - timedelta(days=days)})
     ledger = SimpleNamespace(latest_tick=lambda name: None)
-    services = SimpleNamespace(settings=SimpleNamespace(traffic_root=tmp_path), ledger=ledger)
+    services = SimpleNamespace(traffic=LocalTraffic(tmp_path), ledger=ledger)
     log = Log()
     monkeypatch.setattr(retention, "connect", lambda: services)
     monkeypatch.setattr(retention, "get_run_logger", lambda: log)

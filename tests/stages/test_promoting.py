@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -264,7 +265,8 @@ def test_reconcile_gives_up_loudly_when_another_program_keeps_changing_the_alias
 
 def _run(scenario, root):
     command = [sys.executable, str(HERE / "promotion_world.py"), scenario, str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return json.loads(done.stdout), done.stderr
 
 
