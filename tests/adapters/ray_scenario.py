@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes on this machine, and what stages do on it; prints what was seen as one line of JSON.
+"""A Ray cluster of three nodes on this machine, and what stages do on it; writes what was seen to `seen.json` in the folder that it is given.
 
 Run in a network namespace of its own, since Ray listens on every interface. Its functions are the stages' work, so
 the workers import this file too.
@@ -135,7 +135,7 @@ def main(folder: Path) -> None:
     _pid(folder / "lost")
     cluster.remove_node(gpu_node, allow_graceful=False)
     thread.join()
-    print(json.dumps(seen), flush=True)
+    (folder / "seen.json").write_text(json.dumps(seen))  # Ray prints to standard output too
 
 
 def _killing(pid_file: Path, *, parent: bool) -> dict[str, str]:
