@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes on this machine, and what stages do on it; writes what was seen to `seen.json` in the folder that it is given.
+"""A Ray cluster of three nodes on this machine, and what stages do on it; `seen.json`, in the folder that is given.
 
 Run in a network namespace of its own, since Ray listens on every interface. Its functions are the stages' work, so
 the workers import this file too.
