@@ -52,8 +52,8 @@ def measure() -> Findings:
             f"worker; we start its monitoring every {_LOOK_EVERY_S} s, in place of the schedule, and nothing else. "
             "Monitoring sends the event, the automation starts the retraining (data version, warm-started teacher, "
             "student in int8, gate against teacher and champion), its rollout goes over the gateway that serves, "
-            "on the plan's own replayed traffic. Two more alarms are sent by us, one during the retraining and one after it. One "
-            "run, all on one machine."
+            "on the plan's own replayed traffic. Two more alarms are sent by us, one during the retraining "
+            "and one after it. One run, all on one machine."
         ),
         seeds={"rows, training and traffic": _SEED},
         figures=tuple(figures),
