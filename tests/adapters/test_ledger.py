@@ -242,10 +242,8 @@ def test_ledger_names_the_databases_that_it_can_lie_in_when_it_is_given_another(
 def test_append_and_ticks_look_again_when_the_database_cannot_serialise_writers(ledger_url, monkeypatch):
     monkeypatch.setattr(ledger_module, "_MAX_ATTEMPTS", 100)
     ledgers = [SqlLedger(ledger_url) for _ in range(4)]
-    failures = []
     for one in ledgers:
         one._database.engine = one._database.engine.execution_options(isolation_level="SERIALIZABLE")
-        event.listen(one._database.engine, "handle_error", lambda context: failures.append(context.original_exception))
     ledgers[0].append(entry(A, action="bootstrap"))
 
     def work(number):
@@ -268,7 +266,25 @@ def test_append_and_ticks_look_again_when_the_database_cannot_serialise_writers(
     assert len({(row.candidate, row.gate_report) for row in history}) == len(history) == 2
     assert all(len(ledgers[0].ticks(f"r{number}")) == 10 for number in range(4))
     assert outcomes.count("won") == 1
-    assert failures, "nothing collided, so nothing was shown"
+
+
+def test_append_looks_again_when_another_writer_came_between_its_look_and_its_write(ledger_url):
+    mine, other = SqlLedger(ledger_url), SqlLedger(ledger_url)
+    mine._database.engine = mine._database.engine.execution_options(isolation_level="SERIALIZABLE")
+    mine.append(entry(A, action="bootstrap"))
+    failures, overtaken = [], []
+    event.listen(mine._database.engine, "handle_error", lambda context: failures.append(context.original_exception))
+
+    @event.listens_for(mine._database.engine, "before_cursor_execute")
+    def overtake(_connection, _cursor, statement, *_):
+        if statement.startswith("INSERT INTO promotions") and not overtaken:
+            overtaken.append(other.append(entry(B, expected=A, report="1" * 64)))
+
+    with pytest.raises(StaleChampionError):
+        mine.append(entry(C, expected=A, report="2" * 64))
+
+    assert failures, "the database refused nothing"
+    assert [row.candidate for row in mine.history("digits")] == [A, B]
 
 
 @pytest.mark.parametrize("change", ["UPDATE {} SET model_name = 'x'", "DELETE FROM {}", "TRUNCATE {}"])
