@@ -154,13 +154,14 @@ def _against_all(seen: dict[str, _Seen], only: str | None = None) -> Iterator[Fi
             continue
         if name != _GATEWAY:
             yield _named(ratio("request rate: gateway / it", one.seconds, gateway.seconds), name)
-        # the kernel counts processor time in steps of 10 ms, so that only the sum over all rounds means something
-        yield figure("processor time of a request", "µs", [float(np.mean(one.cpu_seconds)) * 1e6], subject=name)
+            yield _named(ratio("processor time: it / gateway", one.cpu_seconds, gateway.cpu_seconds), name)
+        yield figure("processor time of a request", "µs", np.array(one.cpu_seconds) * 1e6, subject=name)
         yield figure("memory", "MiB", [one.resident_bytes / 2**20], subject=name)
         yield figure("start", "s", [one.start_seconds], subject=name)
         yield figure("time of a request", "ms", np.array(one.seconds) * 1e3, subject=name, supporting=True)
     if only is None:
         yield ratio("request rate: cached answer / bare ASGI", seen[_ASGI].seconds, seen[_CACHED].seconds)
+        yield ratio("processor time: bare ASGI / cached answer", seen[_ASGI].cpu_seconds, seen[_CACHED].cpu_seconds)
         yield ratio("request rate: cached answer / gateway", gateway.seconds, seen[_CACHED].seconds)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
@@ -31,8 +32,7 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """Return user and system time of the process and its children."""
-        times = [process.cpu_times() for process in self._family()]
-        return float(sum(time.user + time.system for time in times))
+        return sum(_cpu_seconds(process) for process in self._family())
 
     def resident_bytes(self) -> int:
         """Return the memory of the process and its children; what they share counts for each."""
@@ -40,6 +40,15 @@ class Server:
 
     def _family(self) -> list[psutil.Process]:
         return [self.process, *self.process.children(recursive=True)]
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """Return what a process's living threads took: from Linux's scheduler in ns, where usual counters step by 10 ms."""
+    counts = list(Path(f"/proc/{process.pid}/task").glob("*/schedstat"))
+    if counts:
+        return sum(int(count.read_text().split()[0]) for count in counts) * 1e-9
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 @contextmanager

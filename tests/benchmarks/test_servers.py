@@ -33,3 +33,19 @@ def test_a_server_is_known_by_the_port_that_it_tells_and_ends_with_the_block():
         assert server.port == 4711
         assert server.process.is_running()
     assert not server.process.is_running()
+
+
+def test_cpu_seconds_counts_threads_that_do_not_lead_the_process():
+    program = (
+        "import threading, time\n"
+        "def spin():\n"
+        "    while time.thread_time() < 0.2: pass\n"
+        "    print(time.thread_time(), flush=True)\n"
+        "    time.sleep(60)\n"
+        "print('http://127.0.0.1:4711', flush=True)\n"
+        "threading.Thread(target=spin, daemon=True).start()\n"
+        "time.sleep(60)\n"
+    )
+    with servers.serving("busy", [sys.executable, "-c", program]) as server:
+        spent = float(server.process.stdout.readline())
+        assert spent <= server.cpu_seconds() < spent + 1.0
