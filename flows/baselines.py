@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from flows.candidates import Baseline
+from flows.forms import settle
 from flows.plan import CompressionPlan
 from tasks.adapters.local_store import write_atomically
 from tasks.contracts.data import DatasetRef
@@ -36,7 +37,8 @@ class BaselineRecord(Value):
 def make_baseline(plan: CompressionPlan, data: DatasetRef) -> Baseline:
     """Train or load the baseline, export it, and evaluate it on the validation split."""
     match plan.baseline:
-        case TrainBaseline(train=spec):
+        case TrainBaseline(train=stated):
+            spec = settle(stated, stated.model, data, plan.seed)
             start = find_start(spec.warm_start, plan.registered_name, connect()) if spec.warm_start else None
             future = train.submit(spec, data, plan.seed, start)
         case LoadBaseline(load=place):

@@ -162,7 +162,7 @@ def _stages(dossier: RunDossier, summary: CandidateSummary | None) -> tuple[Card
             model=stage.model.digest,
             details=stage.details,
         )
-        for spec, stage in zip(specs, made, strict=True)
+        for spec, stage in zip([*specs, {}], made, strict=False)  # an export at the end stands in no plan
     )
 
 

@@ -1,10 +1,14 @@
 """The work of a compression stage."""
 
+from dataclasses import replace
+
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.model import ModelRef, StageResult
 from tasks.runtime.services import connect
 from tasks.stages.making import make_model
 from tasks.techniques import Technique
+from tasks.techniques.forms import stated_form
+from tasks.techniques.technique import Applied, StageContext
 
 
 def apply_technique(
@@ -17,8 +21,13 @@ def apply_technique(
     micro_batch_limit: int | None = None,
 ) -> StageResult:
     """Compress `model` by `technique`, with `baseline` (torch) as the teacher where one is asked for."""
+
+    def work(context: StageContext) -> Applied:
+        applied = technique.apply(connect().artifacts.get(model.digest), context)
+        return replace(applied, details=applied.details | stated_form(technique))
+
     return make_model(
-        lambda context: technique.apply(connect().artifacts.get(model.digest), context),
+        work,
         technique.kind,
         technique.gives,
         data,

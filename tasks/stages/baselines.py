@@ -1,6 +1,7 @@
 """The work of getting the baseline: train it, or load it from a file, the store or the registry."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from tasks.contracts.data import DatasetRef
@@ -13,6 +14,7 @@ from tasks.runtime.services import Services, connect
 from tasks.stages.making import make_model
 from tasks.stages.training import train_model
 from tasks.techniques.baseline import LINEAGE, TrainSpec, WarmStart
+from tasks.techniques.forms import stated_form
 from tasks.techniques.technique import Applied, StageContext
 from tasks.techniques.training import device_for
 
@@ -40,8 +42,14 @@ def train_baseline(
     """
     device = device_for(spec.resources.num_gpus)
     weights = None if start is None else connect().artifacts.get(start.digest)
+    schedule = spec.schedule_in_use
+
+    def work(context: StageContext) -> Applied:
+        applied = train_model(spec.model, schedule, context, start=weights, device=device)
+        return replace(applied, details=applied.details | stated_form(schedule))
+
     return make_model(
-        lambda context: train_model(spec.model, spec.schedule_in_use, context, start=weights, device=device),
+        work,
         "train",
         "torch",
         data,

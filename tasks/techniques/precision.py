@@ -9,7 +9,8 @@ from tasks.evaluation.machine import computes_bfloat16, instruction_sets, proces
 if TYPE_CHECKING:
     from torch import Tensor
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "auto"]
+"""`auto` is settled by a probe, before a stage that trains is given its schedule; nothing computes in it."""
 
 
 def computing_in(precision: Precision, device: str) -> AbstractContextManager[object]:
@@ -22,6 +23,7 @@ def computing_in(precision: Precision, device: str) -> AbstractContextManager[ob
         TechniqueError: the device is a processor without instructions for bfloat16. PyTorch's software path is many
             times slower than float32.
     """
+    assert precision != "auto", "a probe settles this before any work"
     if precision == "float32":
         return nullcontext()
     import torch

@@ -29,13 +29,16 @@ class Schedule(Value):
         default=0.0, ge=0, lt=1, description="Probability mass that label targets spread evenly over all classes."
     )
     augmentation: Augmentation = Field(default=Augmentation(), description="Random views of the training rows.")
-    channels_last: bool = Field(
-        default=False, description="Keep images in NHWC order while training; wide convolutions run faster on CPUs."
+    channels_last: bool | Literal["auto"] = Field(
+        default=False,
+        description="Keep images in NHWC order while training; wide convolutions run faster on CPUs. `auto`: as a "
+        "probe on the device that trains finds.",
     )
     precision: Precision = Field(
         default="float32",
         description="`bfloat16` trains in mixed precision, which can be faster where the processor has its "
-        "instructions; thin networks may gain nothing. Weights, batch statistics and losses stay in float32.",
+        "instructions; thin networks may gain nothing. Weights, batch statistics and losses stay in float32. `auto`: "
+        "as a probe on the device that trains finds.",
     )
     checkpoint_every: int = Field(default=5, ge=1, description="Epochs between checkpoints; the last is always saved.")
 

@@ -15,6 +15,7 @@ from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import EpochRecord
 from tasks.techniques.augmentation import Views
 from tasks.techniques.crew import ShardedState
+from tasks.techniques.forms import is_open
 from tasks.techniques.layout import survives_channels_last
 from tasks.techniques.loss import Batch, Loss, is_labelled
 from tasks.techniques.precision import computing_in, widened
@@ -129,6 +130,11 @@ def _check(module: "nn.Module", split: Arrays, schedule: Schedule, context: Stag
         )
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise TechniqueError(f"{type(module).__name__} has no trainable parameter; train a network that has some")
+    if is_open(schedule):
+        raise TechniqueError(
+            f"schedule leaves open how it trains (precision {schedule.precision}, channels_last "
+            f"{schedule.channels_last}); a run settles this by a probe, a stage called on its own needs it stated"
+        )
     schedule.augmentation.check(split.x.shape[1:], split.x.dtype.name, context.special_tokens)
     if schedule.channels_last and split.x.ndim != 4:
         raise TechniqueError(

@@ -41,6 +41,15 @@ def test_make_model_card_shows_the_chain_as_the_plan_set_it_and_what_each_stage_
     ]
 
 
+def test_make_model_card_shows_the_export_that_a_chain_of_torch_techniques_ends_in(dossier):
+    plan = dossier.plan_document
+    shorter = {**plan, "candidates": {**plan["candidates"], CHOSEN: plan["candidates"][CHOSEN][:-1]}}
+    card = make_model_card(dossier.model_copy(update={"plan_document": shorter}), "digits", CHOSEN)
+
+    assert [stage.settings == {} for stage in card.stages[1:]] == [False, False, True]
+    assert card.stages[-1].model == dossier.candidates[CHOSEN].stages[-1].model.digest
+
+
 def test_make_model_card_puts_the_class_first_that_lost_most(dossier):
     card = make_model_card(dossier, "digits", CHOSEN)
 

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -482,3 +483,12 @@ def test_fit_refuses_channels_last_when_the_rows_are_no_images(make_context: Mak
     rows = Arrays(np.zeros((4, 3), np.float32), np.zeros(4, np.int64))
     with pytest.raises(TechniqueError, match="channels_last needs images"):
         fit(nn.Linear(3, 3), rows, label_loss("classification"), Schedule(channels_last=True), make_context())
+
+
+@pytest.mark.parametrize("left", [{"precision": "auto"}, {"channels_last": "auto"}])
+def test_fit_refuses_a_schedule_that_leaves_its_form_open(
+    images: Arrays, make_context: MakeContext, left: dict[str, Any]
+) -> None:
+    schedule = Schedule(epochs=1, **left)
+    with pytest.raises(TechniqueError, match="a run settles this by a probe"):
+        fit(small_resnet(), images, label_loss("classification"), schedule, make_context())

@@ -91,8 +91,8 @@ class QuantizeAware(TechniqueSpec):
     def _computes_finer_than_it_rounds(self) -> "QuantizeAware":
         if self.schedule.precision != "float32":
             raise ValueError(
-                f"quantize_aware: schedule.precision is {self.schedule.precision}, whose own rounding is as coarse as "
-                "int8's, so the simulation would be wrong; leave it at float32"
+                f"quantize_aware: schedule.precision is {self.schedule.precision}; bfloat16's own rounding is as "
+                "coarse as int8's, so the simulation would be wrong; leave it at float32"
             )
         return self
 

@@ -1,0 +1,38 @@
+"""Settling schedules that leave the form of training to a probe, before the stage that trains has a key."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from prefect import get_run_logger
+
+from tasks.contracts.data import DatasetRef
+from tasks.contracts.device import TrainingForm
+from tasks.contracts.model import Architecture, ModelRef
+from tasks.probe import look_at_device, probe
+from tasks.techniques.baseline import TrainSpec
+from tasks.techniques.forms import settled
+from tasks.techniques.schedule import Schedule
+from tasks.techniques.technique import TechniqueSpec
+
+S = TypeVar("S", TrainSpec, TechniqueSpec)
+
+
+def settle(spec: S, model: Architecture | ModelRef, data: DatasetRef, seed: int) -> S:
+    """Return `spec` with a stated form in every schedule: what its key says, it trains in.
+
+    Args:
+        spec: what is to be trained; one that leaves nothing open is returned as it is, without a probe.
+        model: the network, or one of its size.
+        data: the data set.
+        seed: of drawn weights.
+    """
+    alone = spec.resources.model_copy(update={"num_workers": 1})
+
+    def choose(schedule: Schedule) -> TrainingForm:
+        found = probe(model, schedule, data, seed, alone, spec.num_threads, look_at_device(alone))
+        times = ", ".join(f"{form} {milliseconds:.3g} ms" for form, milliseconds in found.step_ms.items())
+        get_run_logger().info("trains in %s; a step takes %s", found.chosen.label, times)
+        return found.chosen
+
+    return settled(spec, choose)
