@@ -43,7 +43,7 @@ def resampled_positions(
 
 @dataclass(frozen=True)
 class Doubled:
-    """The rows, or kinds of rows, that count once more than they were seen."""
+    """The rows that count once more than they were seen."""
 
     highest: int
     """Position of the one that raises the statistic most."""
@@ -58,7 +58,7 @@ class Doubled:
         return cls(int(values.argmax()), int(values.argmin()), weight)
 
 
-def unseen_weight(influence: NDArray[np.float64], counts: NDArray[np.int64] | None = None) -> float:
+def unseen_weight(influence: NDArray[np.float64]) -> float:
     """Return how often the doubled row counts: 1 + 4 sum psi^4 / (sum psi^2)^2, with psi a row's influence.
 
     (sum psi^2)^2 / sum psi^4 is the number of rows that carry the statistic's variance (Kish's effective sample size of
@@ -66,15 +66,13 @@ def unseen_weight(influence: NDArray[np.float64], counts: NDArray[np.int64] | No
     than the worst of them an unseen one may be.
 
     Args:
-        influence: [N] of each row on the statistic, in any unit; their mean is 0 where it is known from the rows.
-        counts: [N] how many rows there are of each kind; one of each if None.
+        influence: [N] of each row on the statistic, in any unit, with mean 0.
     """
-    weights = np.ones(len(influence)) if counts is None else counts.astype(np.float64)
     largest = float(np.abs(influence).max())
     if largest == 0.0:
         return 1.0
     squares = (influence / largest) ** 2  # fourth powers of tiny values would vanish
-    return 1.0 + _UNSEEN * float(np.sum(weights * squares**2)) / float(np.sum(weights * squares)) ** 2
+    return 1.0 + _UNSEEN * float(np.sum(squares**2)) / float(np.sum(squares)) ** 2
 
 
 def doubled_means(losses: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -28,11 +28,6 @@ def test_unseen_weight_of_a_case_worked_by_hand():
     assert unseen_weight(np.array([-1.0, 0.0, 0.0, 1.0])) == 1 + 4 / 2
 
 
-def test_unseen_weight_counts_equal_rows_together():
-    each, kinds = np.array([-1.0, -1.0, -1.0, 0.5, 2.5]), np.array([-1.0, 0.5, 2.5])
-    assert unseen_weight(kinds, np.array([3, 1, 1])) == pytest.approx(unseen_weight(each))
-
-
 @pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
 def test_unseen_weight_is_larger_the_fewer_rows_decide(scale):
     one, normal = np.zeros(10_000), np.random.default_rng(0).standard_normal(10_000)
