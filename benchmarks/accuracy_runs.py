@@ -70,8 +70,8 @@ class Looks:
         given = np.stack([_ROWS_A_LOOK - theirs, theirs], axis=1)
         right = generator.binomial(given, [self.champion, challenger])
         for rows, correct in zip(given.cumsum(axis=0).tolist(), right.cumsum(axis=0).tolist(), strict=True):
-            arms = (ArmStats(rows=n, labelled=n, correct=k) for n, k in zip(rows, correct, strict=True))
-            yield StepTraffic(weight, *arms)
+            champion, new = (ArmStats(rows=n, labelled=n, correct=k) for n, k in zip(rows, correct, strict=True))
+            yield StepTraffic(weight, champion, new)
 
 
 _CASES = (

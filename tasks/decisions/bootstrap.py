@@ -92,7 +92,8 @@ def weighted_means(
     generator = np.random.default_rng(seed)
     num = losses.shape[1]
     draws_at_once = max(1, _CHUNK_CELLS // num)
-    high, low = [], []
+    high: list[NDArray[np.float64]] = []
+    low: list[NDArray[np.float64]] = []
     for start in range(0, num_draws, draws_at_once):
         weights = generator.standard_exponential((min(draws_at_once, num_draws - start), num + 1))
         weights[:, num] *= once_more.weight

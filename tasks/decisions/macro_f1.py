@@ -58,7 +58,8 @@ def judge_macro_f1_drop(
     best_24K = np.stack([tallies_4CK[:, values_C.argmin()], _UNSEEN * _swapped(_worst_row(_swapped(seen_4K), labels))])
     generator = np.random.default_rng(seed)
     at_once = max(1, _CHUNK_CELLS // len(counts_C))
-    high, low = [], []
+    high: list[NDArray[np.float64]] = []
+    low: list[NDArray[np.float64]] = []
     for start in range(0, num_resamples, at_once):
         num_draws = min(at_once, num_resamples - start)
         drawn_4RK = generator.standard_gamma(counts_C, (num_draws, len(counts_C))) @ tallies_4CK

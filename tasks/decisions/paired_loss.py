@@ -68,7 +68,8 @@ def judge_loss_increase(
 
     def increase(means: NDArray[np.float64]) -> NDArray[np.float64]:
         candidate, baseline = np.sqrt(means) if statistic == "root_mean" else means
-        return candidate / baseline - 1.0 if relative else candidate - baseline
+        increased: NDArray[np.float64] = candidate / baseline - 1.0 if relative else candidate - baseline
+        return increased
 
     losses = np.stack([candidate_loss, baseline_loss])
     return judge_means(increase, losses, margin, alpha, power, num_resamples, seed)
