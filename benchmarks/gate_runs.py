@@ -5,15 +5,13 @@ case of all that must not pass: the others are passed more seldom. N rows, K cla
 """
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
 
 from benchmarks.claims import counted, generators, num_runs
 from benchmarks.result import Figure, figure
@@ -24,8 +22,9 @@ from tasks.decisions.gate_power import chance_to_settle, rows_to_settle
 from tasks.decisions.gates import Evidence, Question, judge, verdict_of
 from tasks.decisions.paired_power import settling_power
 
-_ALPHA = GatePolicy().alpha
-_NUM_RUNS, _NUM_BOOTSTRAPPED = 10_000, 2_000
+ALPHA = GatePolicy().alpha
+"""Error rate of a run."""
+_NUM_RUNS = 10_000
 _CASES = ((0.01, 0.02), (0.01, 0.05), (0.02, 0.02), (0.02, 0.05), (0.03, 0.1))
 """Margin, and share of rows on which exactly one model is right."""
 _SMALL_SPLIT = (0.02, 0.05, 300)
@@ -36,12 +35,6 @@ _ACCURACY = 0.93
 """The baseline's."""
 _TOLERATED_POINTS, _RUNS_FOR_POINTS = 2.0, 5_000
 """How far found and computed power may be apart; of fewer runs, what is found is uncertain by as much itself."""
-_ERROR_ROWS, _ERROR_MARGIN, _RARE_SHARE = 500, 0.02, 0.1
-_CLASS_SHARES = np.array([0.5, 0.3, 0.15, 0.05])
-_F1_ROWS, _RIGHT, _CHANGED, _CHANGED_RIGHT = 1000, 0.9, 0.05, 0.4
-
-Draw = Callable[[np.random.Generator], tuple[Question, Evidence, Evidence]]
-"""One run's rows: the question, the candidate's evidence and the baseline's."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class PairedCase:
 
     def policy(self) -> GatePolicy:
         """The plan's, that asks of accuracy alone and assumes the true discordance."""
-        return _asking("accuracy", assumed_discordance=self.discordance)
+        return asking("accuracy", assumed_discordance=self.discordance)
 
     def constraints(self) -> Constraints:
         """The plan's."""
@@ -77,7 +70,7 @@ class PairedCase:
         labels = np.arange(self.num_rows) % 2
         right = np.eye(2, dtype=np.float32)[labels]
         wrong = right[:, ::-1]
-        question = _question("classification", ("no", "yes"), labels, self.constraints(), self.policy())
+        asked = question("classification", ("no", "yes"), labels, self.constraints(), self.policy())
         counts = np.random.default_rng([seed, *part.encode()]).multinomial(self.num_rows, self.shares, size=num)
         for both, lost, won, _ in counts:
             # where in the split a row stands tells the gate nothing, so that rows of a kind may stand together
@@ -86,7 +79,7 @@ class PairedCase:
             theirs[both + lost : both + lost + won] = wrong[both + lost : both + lost + won]
             neither = slice(both + lost + won, None)
             ours[neither] = theirs[neither] = wrong[neither]
-            yield verdict_of(judge(question, _evidence(ours), _evidence(theirs)))
+            yield verdict_of(judge(asked, evidence(ours), evidence(theirs)))
 
 
 def gate_figures(seed: int) -> Iterator[Figure]:
@@ -94,7 +87,6 @@ def gate_figures(seed: int) -> Iterator[Figure]:
     yield from _at_the_margin(seed)
     yield from _power(seed)
     yield from _family(seed)
-    yield from _bootstrapped(seed)
 
 
 def passes(verdicts: Iterator[Verdict]) -> int:
@@ -108,9 +100,9 @@ def _at_the_margin(seed: int) -> Iterator[Figure]:
     for margin, discordance, num_rows in (*cases, _SMALL_SPLIT):
         case = PairedCase(margin, max(discordance, margin), num_rows, drop=margin)
         subject = f"gate, accuracy at its margin, passed: {case.told}"
-        exact = settling_power(num_rows, case.discordance, math.nextafter(margin, 0.0), margin, _ALPHA)
+        exact = settling_power(num_rows, case.discordance, math.nextafter(margin, 0.0), margin, ALPHA)
         found = passes(case.verdicts(runs, subject, seed))
-        yield from counted(subject, found, runs, at_most=_ALPHA, computed=exact)
+        yield from counted(subject, found, runs, at_most=ALPHA, computed=exact)
 
 
 def _power(seed: int) -> Iterator[Figure]:
@@ -137,108 +129,37 @@ def _family(seed: int) -> Iterator[Figure]:
     subject = f"gate, {num_candidates} candidates at its margin, any passed: {case.told}"
     labels = np.arange(num_rows) % 2
     one_hot = np.eye(2, dtype=np.float32)
-    question = _question("classification", ("no", "yes"), labels, case.constraints(), case.policy(), num_candidates)
+    asked = question("classification", ("no", "yes"), labels, case.constraints(), case.policy(), num_candidates)
     both, lost, won, neither = case.shares
     found = 0
     for generator in generators(seed, subject, runs):
         baseline_right = generator.random(num_rows) < _ACCURACY
         # right again with the share of rows that are not lost, or right at last with that of rows that are won
         right = np.where(baseline_right, both / (both + lost), won / (won + neither))
-        theirs = _evidence(one_hot[labels ^ ~baseline_right])
+        theirs = evidence(one_hot[labels ^ ~baseline_right])
         found += any(
-            verdict_of(judge(question, _evidence(one_hot[labels ^ (draws >= right)]), theirs)) is Verdict.PASS
+            verdict_of(judge(asked, evidence(one_hot[labels ^ (draws >= right)]), theirs)) is Verdict.PASS
             for draws in generator.random((num_candidates, num_rows))
         )
-    yield from counted(subject, found, runs, at_most=_ALPHA)
-
-
-def _bootstrapped(seed: int) -> Iterator[Figure]:
-    runs = num_runs(_NUM_BOOTSTRAPPED)
-    margin = f"margin {_ERROR_MARGIN:.0%}, {_ERROR_ROWS} rows"
-    draws: dict[str, Draw] = {
-        f"gate, RMSE at its margin, passed: errors a little larger everywhere, {margin}": lambda one: draw_errors(
-            one, 1.0
-        ),
-        f"gate, RMSE at its margin, passed: errors larger on {_RARE_SHARE:.0%} of the rows, {margin}": (
-            lambda one: draw_errors(one, _RARE_SHARE)
-        ),
-        f"gate, macro F1 at its margin, passed: margin {f1_margin():.3f}, {_F1_ROWS:,} rows of {len(_CLASS_SHARES)} "
-        f"classes, the smallest {_CLASS_SHARES[-1]:.0%}": draw_classes,
-    }
-    for subject, draw in draws.items():
-        verdicts = (verdict_of(judge(*draw(generator))) for generator in generators(seed, subject, runs))
-        yield from counted(subject, passes(verdicts), runs, at_most=_ALPHA)
-
-
-def draw_errors(generator: np.random.Generator, changed_share: float) -> tuple[Question, Evidence, Evidence]:
-    """Draw targets and predictions whose RMSEs differ by the margin in truth.
-
-    The candidate adds a normal error of its own, independent of the baseline's, to `changed_share` of the rows; the
-    mean of its squares is (1 + margin)^2 - 1 of the baseline's.
-    """
-    targets, theirs, added = generator.standard_normal((3, _ERROR_ROWS))
-    added *= math.sqrt(((1.0 + _ERROR_MARGIN) ** 2 - 1.0) / changed_share)
-    added[generator.random(_ERROR_ROWS) >= changed_share] = 0.0
-    constraints = Constraints(max_rmse_increase=_ERROR_MARGIN)
-    question = _question("regression", (), targets, constraints, _asking("rmse"))
-    ours, base = ((targets + errors)[:, None].astype(np.float32) for errors in (theirs + added, theirs))
-    return question, _evidence(ours), _evidence(base)
-
-
-def draw_classes(generator: np.random.Generator) -> tuple[Question, Evidence, Evidence]:
-    """Draw labels and answers whose macro F1s differ by the margin in truth."""
-    kinds, shares = _kinds()
-    labels, ours, theirs = kinds[generator.choice(len(kinds), _F1_ROWS, p=shares)].T
-    names = tuple(f"class {index}" for index in range(len(_CLASS_SHARES)))
-    constraints = Constraints(max_macro_f1_drop=f1_margin())
-    question = _question("classification", names, labels, constraints, _asking("macro_f1"))
-    one_hot = np.eye(len(names), dtype=np.float32)
-    return question, _evidence(one_hot[ours]), _evidence(one_hot[theirs])
-
-
-@functools.cache
-def f1_margin() -> float:
-    """Return the true drop of macro F1 of `draw_classes`, over all its rows there can be."""
-    kinds, shares = _kinds()
-    labels, ours, theirs = kinds.T
-    scores = [f1_score(labels, answers, average="macro", sample_weight=shares) for answers in (theirs, ours)]
-    return float(scores[0] - scores[1])
-
-
-@functools.cache
-def _kinds() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return every combination of label, candidate's and baseline's answer [K^3, 3], and its probability [K^3].
-
-    The candidate gives the baseline's answer, but for a share of the rows on which it decides anew, and worse.
-    """
-    num = len(_CLASS_SHARES)
-    kinds = np.array(list(itertools.product(range(num), repeat=3)))
-    labels, ours, theirs = kinds.T
-
-    def answers(given: NDArray[np.int64], right: float) -> NDArray[np.float64]:
-        return np.where(given == labels, right, (1.0 - right) / (num - 1))
-
-    kept = (1.0 - _CHANGED) * (ours == theirs) + _CHANGED * answers(ours, _CHANGED_RIGHT)
-    shares: NDArray[np.float64] = _CLASS_SHARES[labels] * answers(theirs, _RIGHT) * kept
-    return kinds, shares
+    yield from counted(subject, found, runs, at_most=ALPHA)
 
 
 def _rows(margin: float, discordance: float) -> int:
     """Return the rows that the product asks for where a plan has one candidate."""
-    policy = _asking("accuracy", assumed_discordance=discordance)
+    policy = asking("accuracy", assumed_discordance=discordance)
     rows = rows_to_settle(Constraints(max_accuracy_drop=margin), policy, 1)
     assert rows is not None, "a drop of 0 lies below every margin"
     return rows
 
 
 @functools.cache
-def _asking(asked: CheckKind, **policy: float) -> GatePolicy:
+def asking(asked: CheckKind, **policy: float) -> GatePolicy:
     """Return the default policy, that asks one thing only."""
     skipped = {kind: "skip" for kind in get_args(CheckKind) if kind != asked}
     return GatePolicy.model_validate({"checks": skipped, **policy})
 
 
-def _question(
+def question(
     task: Task,
     names: tuple[str, ...],
     labels: NDArray[np.generic],
@@ -246,6 +167,7 @@ def _question(
     policy: GatePolicy,
     num_candidates: int = 1,
 ) -> Question:
+    """Return what a run asks of its rows."""
     return Question(
         task=task,
         class_names=names,
@@ -256,5 +178,6 @@ def _question(
     )
 
 
-def _evidence(outputs: NDArray[np.float32]) -> Evidence:
+def evidence(outputs: NDArray[np.float32]) -> Evidence:
+    """Return a model's outputs as evidence; nothing else is asked of it."""
     return Evidence(outputs=outputs, latency_ms=np.empty(0), size_bytes=1)

@@ -15,17 +15,43 @@ Variance = Callable[[float], float]
 """Of an estimate, under a hypothesised difference."""
 
 
-def accuracy_difference(observation: Observation, margin: float, alpha: float) -> Bounds:
-    """Bound p_challenger - p_champion from all labelled rows of the rollout, at all looks at once.
+@dataclass(frozen=True)
+class Evidence:
+    """What all labelled rows of a rollout say of p_challenger - p_champion."""
+
+    estimate: float
+    parts: tuple[tuple[float, Variance], ...]
+    """Share in the estimate, and variance, of each of the independent estimates."""
+    scales: tuple[float, float]
+
+    def log_e(self, hypothesis: float) -> float:
+        """Return the log e-value against "the difference is `hypothesis`", alternatives on the estimate's side."""
+        variance = sum(share**2 * variance_at(hypothesis) for share, variance_at in self.parts)
+        return drift_log_e(abs(self.estimate - hypothesis) / variance, 1.0 / variance, self.scales)
+
+
+def accuracy_evidence(observation: Observation, margin: float) -> Evidence | None:
+    """Join what the shadow step and the split steps say of the difference; None without labelled rows of both arms.
 
     Two independent estimates are weighted by their observed information (inverse variance): the paired one of the
     shadow step, and the split steps' Mantel-Haenszel difference, in which every step is compared within
     itself. Pooling the steps instead would let a change of the traffic between two steps of different weight
     pass for a difference between the models (Simpson's paradox).
 
-    The joint score is tested by `drift_log_e`. Its variance at a hypothesised difference is the larger of the
-    observed one (smoothed) and the one restricted to the hypothesis: a small arm that happens to make no
-    mistake must not seem certain. Monte Carlo in the tests: size below 0.05 with 200 looks at arms of 5 and 95 %.
+    Args:
+        observation: everything seen so far.
+        margin: the difference that matters, a fraction; the test is tuned for it.
+    """
+    return _joined(_shadow_table(observation), _SplitRows.of(observation), margin)
+
+
+def accuracy_difference(observation: Observation, margin: float, alpha: float) -> Bounds:
+    """Bound p_challenger - p_champion from all labelled rows of the rollout, at all looks at once.
+
+    The joint score of `accuracy_evidence` is tested by `drift_log_e`. Its variance at a hypothesised difference is
+    the larger of the observed one (smoothed) and the one restricted to the hypothesis: a small arm that happens to
+    make no mistake must not seem certain. Monte Carlo in the tests: size below 0.05 with 200 looks at arms of 5 and
+    95 %.
 
     Args:
         observation: everything seen so far.
@@ -34,28 +60,32 @@ def accuracy_difference(observation: Observation, margin: float, alpha: float) -
     """
     paired, split = _shadow_table(observation), _SplitRows.of(observation)
     num_champion, num_challenger = paired.total + split.num_champion, paired.total + split.num_challenger
+    evidence = _joined(paired, split, margin)
+    if evidence is None:
+        return Bounds(None, -1.0, 1.0, num_champion, num_challenger)
+    return Bounds(
+        evidence.estimate,
+        crossing(evidence.log_e, evidence.estimate, -1.0 + _EDGE, alpha),
+        crossing(evidence.log_e, evidence.estimate, 1.0 - _EDGE, alpha),
+        num_champion,
+        num_challenger,
+    )
+
+
+def _joined(paired: PairedCounts, split: "_SplitRows", margin: float) -> Evidence | None:
     parts: list[tuple[float, Variance, float]] = []
     if paired.total:
         parts.append((_paired_difference(paired), _paired_variance(paired), _smoothed_paired_variance(paired)))
     if split.weight:
         parts.append((split.difference, split.variance, split.smoothed_variance))
     if not parts:
-        return Bounds(None, -1.0, 1.0, num_champion, num_challenger)
+        return None
     total = sum(1.0 / observed for _, _, observed in parts)
     shares = [1.0 / (observed * total) for _, _, observed in parts]
-    estimate = sum(share * part[0] for share, part in zip(shares, parts, strict=True))
-    scales = (margin, min(_WIDE_SCALE * margin, 0.5))
-
-    def log_e(hypothesis: float) -> float:
-        variance = sum(share**2 * part[1](hypothesis) for share, part in zip(shares, parts, strict=True))
-        return drift_log_e(abs(estimate - hypothesis) / variance, 1.0 / variance, scales)
-
-    return Bounds(
-        estimate,
-        crossing(log_e, estimate, -1.0 + _EDGE, alpha),
-        crossing(log_e, estimate, 1.0 - _EDGE, alpha),
-        num_champion,
-        num_challenger,
+    return Evidence(
+        estimate=sum(share * part[0] for share, part in zip(shares, parts, strict=True)),
+        parts=tuple((share, part[1]) for share, part in zip(shares, parts, strict=True)),
+        scales=(margin, min(_WIDE_SCALE * margin, 0.5)),
     )
 
 

@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 
 from tasks.contracts.verdict import Check, Verdict
-from tasks.decisions.bootstrap import acceleration, left_out_means, resampled_means
 from tasks.decisions.calibration import brier_scores, overconfidence
 from tasks.decisions.gate_checks import deciding_bound, increase_check, no_data
 from tasks.decisions.gate_policy import Certainty
 from tasks.decisions.noninferiority import PairedTable, mcnemar_p_value, three_valued
-from tasks.decisions.paired_loss import MIN_ROWS, judge_draws, judge_loss_increase, too_few
+from tasks.decisions.paired_loss import MIN_ROWS, judge_loss_increase, judge_means, too_few
 from tasks.decisions.per_class import judge_classes
 
 
@@ -187,13 +186,10 @@ def _robustness_check(
         quality = np.sqrt(means) if statistic == "root_mean" else means
         corrupted, clean, their_corrupted, their_clean = quality
         beyond: NDArray[np.float64] = (corrupted - clean) - (their_corrupted - their_clean)
-        with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold none but perfect rows
-            return beyond / their_clean if statistic == "root_mean" else beyond
+        return beyond / their_clean if statistic == "root_mean" else beyond
 
+    outcome = judge_means(excess, losses, limit, sure.alpha, sure.power, sure.num_resamples, seed=0)
     means = losses.mean(axis=1)
-    draws = excess(resampled_means(losses, sure.num_resamples, seed=0))
-    accelerated = acceleration(excess(left_out_means(losses)))
-    outcome = judge_draws(draws, float(excess(means)), accelerated, limit, sure.alpha, num, sure.power)
     told = np.sqrt(means) if statistic == "root_mean" else means
     what = "RMSE" if statistic == "root_mean" else "error rate"
     detail = f"{what} {told[1]:.4g} to {told[0]:.4g}; the baseline's {told[3]:.4g} to {told[2]:.4g}"

@@ -1,15 +1,26 @@
-"""The paired bootstrap: seeded resampling of positions, the same for both models, and bounds from its draws."""
+"""Resampling: the Bayesian bootstrap with one row more than there are, and the block bootstrap of positions.
+
+Dimension legend: N rows, L losses of a row, R draws of the rows' weights.
+
+A bound from the rows alone is too hopeful where few of them decide: the row that would have decided otherwise may
+not be among them. So the weights are drawn for one row more than there are, and that row is the worst of those seen.
+For losses of 0 and 1 the quantile of the weighted mean is then the bound of Clopper & Pearson (1934) exactly, and
+for losses whose largest value is among the rows it is Gaffke's (2005), who conjectured that it errs with alpha at
+most for any distribution of them. Losses have no largest value, so the row counts `Doubled.weight` times.
+"""
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtri
 
 _CHUNK_CELLS = 4_000_000
-"""Largest index matrix held at once: 32 MB."""
-_MOST_ACCELERATED = 1.0 / 6.0
+"""Largest matrix held at once: 32 MB."""
+_UNSEEN = 4.0
+"""Weight of the doubled row beyond 1 where a single row decides: chosen by simulation, see docs/gates.md."""
 
 
 def resampled_positions(
@@ -30,82 +41,75 @@ def resampled_positions(
         yield positions.reshape(rows, -1)[:, :num_samples]
 
 
-def resampled_means(losses: NDArray[np.float64], num_resamples: int, seed: int) -> NDArray[np.float64]:
-    """Return [L, R]: the mean of each of the L rows of `losses` [L, N] in R resamples of N, the same ones for all L."""
-    parts = [
-        np.stack([loss[positions].mean(axis=1) for loss in losses])
-        for positions in resampled_positions(losses.shape[1], num_resamples, seed)
-    ]
-    return np.concatenate(parts, axis=1)
+@dataclass(frozen=True)
+class Doubled:
+    """The rows that count once more than they were seen."""
+
+    highest: int
+    """Position of the one that raises the statistic most."""
+    lowest: int
+    """Position of the one that lowers it most."""
+    weight: float
+    """How often either counts once more: see `unseen_weight`."""
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64], weight: float) -> "Doubled":
+        """Choose by the statistic's values [N] with each of the rows once more."""
+        return cls(int(values.argmax()), int(values.argmin()), weight)
 
 
-def left_out_means(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return [L, N]: the mean of each of the L rows of `losses` [L, N] without one of the N samples."""
-    with np.errstate(invalid="ignore"):  # nothing is left of an infinite sum without an infinite loss
-        means: NDArray[np.float64] = (losses.sum(axis=1, keepdims=True) - losses) / (losses.shape[1] - 1)
+def unseen_weight(influence: NDArray[np.float64]) -> float:
+    """Return how often the doubled row counts: 1 + 4 sum psi^4 / (sum psi^2)^2, with psi a row's influence.
+
+    (sum psi^2)^2 / sum psi^4 is the number of rows that carry the statistic's variance (Kish's effective sample size of
+    the weights psi^2): a third of the rows for normal ones, 1 if a single row decides. The fewer they are, the worse
+    than the worst of them an unseen one may be.
+
+    Args:
+        influence: [N] of each row on the statistic, in any unit, with mean 0.
+    """
+    largest = float(np.abs(influence).max())
+    if largest == 0.0:
+        return 1.0
+    squares = (influence / largest) ** 2  # fourth powers of tiny values would vanish
+    return 1.0 + _UNSEEN * float(np.sum(squares**2)) / float(np.sum(squares)) ** 2
+
+
+def doubled_means(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return [L, N]: the mean of each of the L rows of `losses` [L, N] with one of the N samples once more."""
+    means: NDArray[np.float64] = (losses.sum(axis=1, keepdims=True) + losses) / (losses.shape[1] + 1)
     return means
 
 
-def acceleration(left_out: NDArray[np.float64], counts: NDArray[np.int64] | None = None) -> float:
-    """Return how fast a statistic's standard error grows with its value, from the jackknife.
+def weighted_means(
+    losses: NDArray[np.float64], once_more: Doubled, num_draws: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return two arrays [L, R] of weighted means of the rows: with the highest row once more, and with the lowest.
 
-    Efron (1987): a = sum psi^3 / (6 (sum psi^2)^(3/2)), psi the mean of the values without one sample minus each of
-    them. It is a sixth of the influence's skewness over sqrt(N), and 1/6 at most, where all rests on one sample.
-
-    Args:
-        left_out: [N] the statistic without each of the samples, or [C] without one of each of C kinds of them.
-        counts: [C] how many samples there are of each kind; one of each if None.
+    The weights are drawn uniformly from all that add up to 1 (Rubin 1981): exponential ones, divided by their sum.
+    They are the same for all L losses.
     """
-    if not np.isfinite(left_out).all():
-        return _MOST_ACCELERATED
-    weights = np.ones(len(left_out)) if counts is None else counts.astype(np.float64)
-    influence = np.average(left_out, weights=weights) - left_out
-    spread = float(np.sum(weights * influence**2))
-    return float(np.sum(weights * influence**3)) / (6.0 * spread**1.5) if spread**1.5 > 0.0 else 0.0
-
-
-def corrected_bounds(
-    draws: NDArray[np.float64], estimate: float, accelerated: float, num_samples: int, alpha: float
-) -> tuple[float, float]:
-    """Return the one-sided lower and upper bound of a statistic, each at level `alpha`, from its bootstrap draws.
-
-    The draws' own percentiles are off by phi(z) g (z^2 + 2) / (6 sqrt(N)) where the statistic's influence has the
-    skewness g, as that of a mean has if a model seldom errs but then far (Hall 1992, section 3.4). The
-    bias-corrected and accelerated percentiles (Efron 1987) lack that term. Their levels are
-    Phi(z0 + q / (1 - a q)) with q = z0 -+ r; z0 is the normal quantile of the share of draws below the estimate (ties
-    count half), a the acceleration. r is z_alpha in Efron, here t_alpha sqrt(N / (N - 1)) with N - 1 degrees of
-    freedom, since draws spread by the sample's own deviation, with N as its divisor (the expanded percentile of
-    Hesterberg 2015, The American Statistician 69).
-
-    Args:
-        draws: [R] the statistic in each resample, none NaN.
-        estimate: the statistic of the samples themselves.
-        accelerated: see `acceleration`.
-        num_samples: N, at least 2.
-        alpha: error rate of each bound.
-    """
-    below = (np.count_nonzero(draws < estimate) + 0.5 * np.count_nonzero(draws == estimate)) / len(draws)
-    least = 0.5 / len(draws)
-    bias = float(ndtri(min(max(below, least), 1.0 - least)))
-    reach = float(stdtrit(num_samples - 1, 1.0 - alpha)) * math.sqrt(num_samples / (num_samples - 1))
-    levels = [_level(bias, bias + distance, accelerated) for distance in (-reach, reach)]
-    lower, upper = np.quantile(draws, levels, method="higher")
-    return float(lower), float(upper)
-
-
-def _level(bias: float, distance: float, accelerated: float) -> float:
-    stretch = 1.0 - accelerated * distance
-    if stretch <= 0.0:  # the bound lies beyond every draw
-        return 1.0 if distance > 0.0 else 0.0
-    return float(ndtr(bias + distance / stretch))
+    generator = np.random.default_rng(seed)
+    num = losses.shape[1]
+    draws_at_once = max(1, _CHUNK_CELLS // num)
+    high: list[NDArray[np.float64]] = []
+    low: list[NDArray[np.float64]] = []
+    for start in range(0, num_draws, draws_at_once):
+        weights = generator.standard_exponential((min(draws_at_once, num_draws - start), num + 1))
+        weights[:, num] *= once_more.weight
+        seen, total = losses @ weights[:, :num].T, weights.sum(axis=1)
+        for row, parts in ((once_more.highest, high), (once_more.lowest, low)):
+            parts.append((seen + losses[:, row : row + 1] * weights[:, num]) / total)
+    return np.concatenate(high, axis=1), np.concatenate(low, axis=1)
 
 
 def samples_to_settle(
-    num_samples: int, standard_error: float, distance: float, alpha: float, power: float
+    num_samples: int, standard_error: float, distance: float, alpha: float, power: float, shift: float = 0.0
 ) -> int | None:
     """Return the samples with which an estimate so far from its limit is told from it, or None if none are enough.
 
-    The standard error shrinks with the root of the sample size; it must fall to |distance| / (z_alpha + z_power).
+    The standard error shrinks with the root of the sample size, the shift with the size itself; together,
+    (z_alpha + z_power) standard errors and the shift must fall to |distance|.
 
     Args:
         num_samples: samples now, too few to settle it.
@@ -113,8 +117,11 @@ def samples_to_settle(
         distance: limit minus estimate, in the same unit.
         alpha: one-sided error rate.
         power: probability with which that many samples would settle it.
+        shift: how much further than z_alpha standard errors the bound lies from the estimate now, at least 0.
     """
     if math.isclose(distance, 0.0, abs_tol=1e-12):
         return None
-    wanted = abs(distance) / float(ndtri(1.0 - alpha) + ndtri(power))
-    return max(num_samples + 1, math.ceil(num_samples * (standard_error / wanted) ** 2))
+    spread = standard_error * float(ndtri(1.0 - alpha) + ndtri(power))
+    # spread x + shift x^2 = |distance|, with x^2 the samples now over those wanted
+    root = (spread + math.sqrt(spread**2 + 4.0 * shift * abs(distance))) / (2.0 * abs(distance))
+    return max(num_samples + 1, math.ceil(num_samples * root**2))

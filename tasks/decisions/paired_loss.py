@@ -1,23 +1,22 @@
-"""Non-inferiority of a mean loss (RMSE, MAE and the like) on the same rows, by the paired bootstrap."""
+"""Non-inferiority of a mean loss (RMSE, MAE and the like) on the same rows, by the paired Bayesian bootstrap."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from tasks.contracts.verdict import Verdict
-from tasks.decisions.bootstrap import (
-    acceleration,
-    corrected_bounds,
-    left_out_means,
-    resampled_means,
-    samples_to_settle,
-)
+from tasks.decisions.bootstrap import Doubled, doubled_means, samples_to_settle, unseen_weight, weighted_means
 from tasks.decisions.noninferiority import three_valued
 
 MIN_ROWS = 100
-"""Fewer rows are INCONCLUSIVE: percentile bounds of so few losses are too narrow."""
+"""Fewer rows are INCONCLUSIVE: too few of them carry the difference for its bounds to be trusted."""
+
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""From means [L, R] of L losses to an increase [R], positive is worse."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def judge_loss_increase(
         statistic: `root_mean` of squared errors is the RMSE, `mean` of absolute errors the MAE.
         relative: judge candidate / baseline - 1 instead of candidate - baseline.
         power: probability with which `num_rows_needed` rows would settle it.
-        num_resamples: bootstrap resamples; both bounds are corrected percentiles of them.
-        seed: of the resampling.
+        num_resamples: draws of the rows' weights; both bounds are quantiles of what they give.
+        seed: of the draws.
     """
     num = len(candidate_loss)
     if num < MIN_ROWS:
@@ -67,44 +66,73 @@ def judge_loss_increase(
         # a ratio to a perfect baseline does not exist, and no number of rows gives it one
         return LossIncrease(Verdict.INCONCLUSIVE, None, None, None, num, None)
 
-    def increase(candidate: NDArray[np.float64], baseline: NDArray[np.float64]) -> NDArray[np.float64]:
-        if statistic == "root_mean":
-            candidate, baseline = np.sqrt(candidate), np.sqrt(baseline)
-        with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold none but perfect rows
-            return candidate / baseline - 1.0 if relative else candidate - baseline
+    def increase(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        candidate, baseline = np.sqrt(means) if statistic == "root_mean" else means
+        increased: NDArray[np.float64] = candidate / baseline - 1.0 if relative else candidate - baseline
+        return increased
 
     losses = np.stack([candidate_loss, baseline_loss])
-    draws = increase(*resampled_means(losses, num_resamples, seed))
-    accelerated = acceleration(increase(*left_out_means(losses)))
-    return judge_draws(draws, float(increase(*losses.mean(axis=1))), accelerated, margin, alpha, num, power)
+    return judge_means(increase, losses, margin, alpha, power, num_resamples, seed)
+
+
+def judge_means(
+    statistic: Statistic,
+    losses: NDArray[np.float64],
+    margin: float,
+    alpha: float,
+    power: float,
+    num_draws: int,
+    seed: int,
+) -> LossIncrease:
+    """Hold an increase that is a function of means over the rows against its margin.
+
+    Args:
+        statistic: finite for the means of every weighting of finite rows.
+        losses: [L, N].
+        margin: tolerated increase.
+        alpha: one-sided error rate of each bound.
+        power: probability with which `num_rows_needed` rows would settle it.
+        num_draws: of the rows' weights.
+        seed: of the draws.
+    """
+    estimate = float(statistic(losses.mean(axis=1, keepdims=True))[0])
+    if not np.isfinite(estimate):  # an infinite loss of the candidate stays one under every weighting
+        return LossIncrease(Verdict.FAIL, np.inf, np.inf, np.inf, losses.shape[1], None)
+    values = statistic(doubled_means(losses))
+    once_more = Doubled.of(values, unseen_weight(values - values.mean()))
+    high, low = weighted_means(losses, once_more, num_draws, seed)
+    return judge_draws(statistic(high), statistic(low), estimate, margin, alpha, losses.shape[1], power)
 
 
 def judge_draws(
-    draws: NDArray[np.float64],
+    high: NDArray[np.float64],
+    low: NDArray[np.float64],
     estimate: float,
-    accelerated: float,
     margin: float,
     alpha: float,
     num_rows: int,
     power: float,
 ) -> LossIncrease:
-    """Hold the bootstrap distribution of an increase against its margin, by its corrected percentiles.
+    """Hold the drawn distribution of an increase against its margin, by its quantiles.
 
     Args:
-        draws: [R] the increase in each resample; one that is not finite counts as the worst.
+        high: [R] the increase with the row that raises it most once more, which gives the upper bound.
+        low: [R] the same with the row that lowers it most, which gives the lower bound.
         estimate: the increase on the rows themselves.
-        accelerated: the increase's acceleration.
         margin: tolerated increase.
         alpha: one-sided error rate of each bound.
         num_rows: rows behind it.
         power: probability with which `num_rows_needed` rows would settle it.
     """
-    draws = np.nan_to_num(draws, nan=np.inf, posinf=np.inf)
-    lower, upper = corrected_bounds(draws, estimate, accelerated, num_rows, alpha)
+    upper = float(np.quantile(high, 1.0 - alpha, method="higher"))
+    lower = float(np.quantile(low, alpha, method="lower"))
     verdict = three_valued(passed=upper < margin, failed=lower > margin)
     needed = None
-    if verdict is Verdict.INCONCLUSIVE and np.isfinite(draws).all():
-        needed = samples_to_settle(num_rows, float(draws.std()), margin - estimate, alpha, power)
+    if verdict is Verdict.INCONCLUSIVE:
+        draws, reach = (high, upper - estimate) if estimate < margin else (low, estimate - lower)
+        error = float(draws.std())
+        shift = max(reach - error * float(ndtri(1.0 - alpha)), 0.0)
+        needed = samples_to_settle(num_rows, error, margin - estimate, alpha, power, shift)
     return LossIncrease(verdict, estimate, lower, upper, num_rows, needed)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_ndtr
 
-from tasks.decisions.accuracy_sequence import accuracy_difference
+from tasks.decisions.accuracy_sequence import accuracy_difference, accuracy_evidence
 from tasks.decisions.experiment import ArmStats, Observation, PairedCounts, StepTraffic
 
 LOOKS = 200
@@ -186,3 +186,21 @@ def test_accuracy_difference_counts_mantel_haenszel_weights():
     weights = [900 * 100 / 1000, 300 * 300 / 600]
     bounds = accuracy_difference(Observation(steps), 0.02, ALPHA)
     assert bounds.estimate == pytest.approx(np.average([-0.1, 0.1], weights=weights))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_accuracy_evidence_rejects_what_lies_beyond_the_bounds_of_accuracy_difference(seed):
+    generator = np.random.default_rng(seed)
+    n1, n0 = (int(rows) for rows in generator.integers(50, 2000, 2))
+    s1, s0 = generator.binomial(n1, generator.uniform(0.85, 1)), generator.binomial(n0, 0.95)
+    paired = PairedCounts(*(int(count) for count in generator.multinomial(400, [0.9, 0.04, 0.02, 0.04])))
+    seen = Observation((StepTraffic(0.0, paired=paired), split(25, (n0, s0), (n1, s1))))
+    bounds, evidence = accuracy_difference(seen, 0.02, ALPHA), accuracy_evidence(seen, 0.02)
+    assert evidence.estimate == bounds.estimate
+    for hypothesis in np.linspace(-0.1, 0.1, 21):
+        rejected = evidence.log_e(hypothesis) >= -math.log(ALPHA)
+        assert rejected == (not bounds.lower <= hypothesis <= bounds.upper)
+
+
+def test_accuracy_evidence_is_none_without_labels():
+    assert accuracy_evidence(Observation((StepTraffic(5.0, ArmStats(requests=9, rows=9)),)), 0.02) is None
