@@ -35,6 +35,10 @@ class Fault:
     """A header that the server never sees."""
     changed: bool = False
     """Flip the first byte of the answer's body."""
+    sent_changed: bool = False
+    """Flip the first byte of the request's body."""
+    silent_on: str = ""
+    """A header of the answer that the client never sees."""
 
 
 @dataclass
@@ -57,6 +61,8 @@ class FaultyProxy:
 
     def __init__(self, host: str, port: int) -> None:
         self.fault: Callable[[str, str], Fault | None] = lambda method, path: None
+        self.after: Callable[[], object] = lambda: None
+        """Called once, between the server's next answer and the client."""
         self.seen: list[tuple[str, str]] = []
         proxy = self
 
@@ -71,16 +77,21 @@ class FaultyProxy:
                     return self._answer(fault.status, {}, b"")
                 dropped = {"expect", fault.without.lower()}
                 headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
+                if fault.sent_changed and body:
+                    body = bytes([body[0] ^ 1]) + body[1:]
                 upstream = http.client.HTTPConnection(host, port, timeout=30)
                 upstream.request(self.command, self.path, body, headers)
                 answer = upstream.getresponse()
                 data = answer.read()
                 upstream.close()
+                after, proxy.after = proxy.after, lambda: None
+                after()
                 if fault.status:
                     return self._answer(fault.status, {}, b"")
                 if fault.changed and data:
                     data = bytes([data[0] ^ 1]) + data[1:]
-                return self._answer(answer.status, dict(answer.getheaders()), data, fault.cut_at)
+                told = {name: value for name, value in answer.getheaders() if name.lower() != fault.silent_on}
+                return self._answer(answer.status, told, data, fault.cut_at)
 
             do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _any  # noqa: N815
 
@@ -121,6 +132,8 @@ class World:
 
     server: str
     proxy: FaultyProxy
+    kind: str
+    """`moto`, which believes every checksum and has every key, or the name of a server that keeps data."""
     clock: Clock = field(default_factory=Clock)
     name: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:12]}")
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+import httpx
+
 _WITHIN_S = 60.0
 _STOP_WITHIN_S = 20.0
 
@@ -22,10 +24,10 @@ def free_ports(number: int) -> list[int]:
 
 
 @contextmanager
-def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process for the block; what it says goes to `log`."""
     with log.open("ab") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=env)
     try:
         yield process
     finally:
@@ -37,19 +39,19 @@ def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-def wait_for_port(port: int) -> None:
-    """Wait until somebody listens.
+def wait_for_answer(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server answers anything by HTTP.
 
     Raises:
-        OSError: nobody does within a minute.
+        AssertionError: it ended, or a minute has passed.
     """
     deadline = time.monotonic() + _WITHIN_S
     while True:
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}"
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=5.0).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
+            httpx.get(url, timeout=5.0)
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, f"{url} does not answer"
             time.sleep(0.1)
         else:
             return

@@ -5,15 +5,13 @@
 """
 
 import getpass
-import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.adapters.server_processes import free_ports, run_until_interrupted, running, wait_for_port
+from tests.adapters.server_processes import free_ports, run_until_interrupted, running, wait_for_answer
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test:tester", "AWS_SECRET_ACCESS_KEY": "testing"}
 _KINDS = ("object", "container", "account")
@@ -38,14 +36,15 @@ def swift(folder: Path) -> Iterator[str]:
         _make_ring(folder, kind, ports[kind])
         (folder / f"{kind}-server.conf").write_text(_storage_config(folder, kind, ports[kind]))
     (folder / "proxy-server.conf").write_text(_proxy_config(folder, ports["proxy"], ports["memcached"]))
+    processes = {}
     with ExitStack() as stack:
         memcached = ["memcached", "-l", "127.0.0.1", "-p", str(ports["memcached"]), "-U", "0", "-u", getpass.getuser()]
         stack.enter_context(running(memcached, folder / "memcached.log"))
         for kind in (*_KINDS, "proxy"):
             command = [f"swift-{kind}-server", str(folder / f"{kind}-server.conf")]
-            stack.enter_context(running(command, folder / f"{kind}.log"))
-        for port in ports.values():
-            wait_for_port(port)
+            processes[kind] = stack.enter_context(running(command, folder / f"{kind}.log"))
+        for kind, process in processes.items():
+            wait_for_answer(f"http://127.0.0.1:{ports[kind]}", process)
         yield f"http://127.0.0.1:{ports['proxy']}"
 
 
