@@ -132,17 +132,21 @@ def get(client: Any, named: Mapping[str, str]) -> Fetched:
 
 
 def _get_rest(client: Any, named: Mapping[str, str], first: Any, total: int) -> Fetched:
-    """Read all parts into one buffer, and their digest in order while later ones are still on their way."""
-    buffer, digest = io.BytesIO(), hashlib.sha256()
+    buffer = io.BytesIO()
     buffer.seek(total - 1)
     buffer.write(b"\0")
+    sha256 = _fill(buffer, client, named, first, total)
+    return Fetched(buffer.getvalue(), sha256)  # without a copy, as long as no view of the buffer is left
+
+
+def _fill(buffer: io.BytesIO, client: Any, named: Mapping[str, str], first: Any, total: int) -> Digest:
+    """Read all parts into one buffer; return their digest, made in order while later ones are still on their way."""
 
     def receive(start: int) -> memoryview:
-        end = min(start + _PART_BYTES, total)
-        target = whole[start:end]
+        target = whole[start : start + _PART_BYTES]
         for left in reversed(range(_TRIES)):
             try:
-                _read_into(target, client.get_object(Range=f"bytes={start}-{end - 1}", **named)["Body"])
+                _read_into(target, client.get_object(Range=f"bytes={start}-{start + len(target) - 1}", **named)["Body"])
             except client_errors() as error:
                 if not left or not is_cut(error):
                     raise
@@ -150,19 +154,18 @@ def _get_rest(client: Any, named: Mapping[str, str], first: Any, total: int) -> 
                 break
         return target
 
-    with buffer.getbuffer() as whole:
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            coming = [pool.submit(receive, start) for start in range(_LARGE_BYTES, total, _PART_BYTES)]
-            try:
-                _read_into(whole[:_LARGE_BYTES], first)
-                digest.update(whole[:_LARGE_BYTES])
-                for part in coming:
-                    digest.update(part.result())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        del coming
-    return Fetched(buffer.getvalue(), digest.hexdigest())
+    digest = hashlib.sha256()
+    with buffer.getbuffer() as whole, ThreadPoolExecutor(_AT_ONCE) as pool:
+        coming = [pool.submit(receive, start) for start in range(_LARGE_BYTES, total, _PART_BYTES)]
+        try:
+            _read_into(whole[:_LARGE_BYTES], first)
+            digest.update(whole[:_LARGE_BYTES])
+            for part in coming:
+                digest.update(part.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return digest.hexdigest()
 
 
 def _read_into(target: memoryview, body: Any) -> None:

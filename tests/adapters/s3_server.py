@@ -116,6 +116,11 @@ class FaultyProxy:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
+    def behave(self) -> None:
+        """Forget all faults and all that was seen."""
+        self.fault, self.after = (lambda method, path: None), (lambda: None)
+        self.seen.clear()
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"

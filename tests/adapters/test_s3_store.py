@@ -185,6 +185,8 @@ def test_append_knows_its_own_document_when_the_answer_was_lost(s3):
 
 
 def test_append_refuses_a_server_that_ignores_the_condition_before_it_writes(s3):
+    if s3.kind != "moto":
+        pytest.skip(f"{s3.kind} would notice that a signed header is missing")
     s3.proxy.fault = lambda method, path: Fault(without="If-None-Match")
     for _ in range(2):
         with pytest.raises(UserError, match=f"{s3.proxy.url} lets several writers at once.*If-None-Match.*{SETTING}"):
@@ -193,6 +195,8 @@ def test_append_refuses_a_server_that_ignores_the_condition_before_it_writes(s3)
 
 
 def test_append_refuses_a_server_that_has_ceased_to_honour_the_condition(s3):
+    if s3.kind != "moto":
+        pytest.skip(f"{s3.kind} would notice that a signed header is missing")
     S3Documents(s3.bucket()).append("a", b"{}", 0)
     s3.proxy.fault = lambda method, path: Fault(without="If-None-Match")
     with pytest.raises(UserError, match="ignores If-None-Match"):
