@@ -65,4 +65,5 @@ def _peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:5], Path(sys.argv[5]))
+    way, direction, endpoint, bucket, source = sys.argv[1:]
+    _main(way, direction, endpoint, bucket, Path(source))

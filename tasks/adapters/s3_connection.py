@@ -159,7 +159,7 @@ def is_transient(error: Exception) -> bool:
     """Tell whether the same call may succeed later."""
     from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError, SSLError
     from botocore.exceptions import ConnectionError as NoConnectionError
-    from s3transfer.exceptions import RetriesExceededError
+    from s3transfer.exceptions import RetriesExceededError, S3CopyFailedError
 
     if isinstance(error, ClientError):
         if _status(error) == 412 and error.operation_name == "GetObject":  # it was replaced between two of its parts
@@ -167,7 +167,9 @@ def is_transient(error: Exception) -> bool:
         return error_code(error) in _TRANSIENT_CODES or _status(error) in _TRANSIENT_STATUS
     if isinstance(error, SSLError):
         return False
-    return isinstance(error, HTTPClientError | NoConnectionError | IncompleteReadError | RetriesExceededError)
+    return isinstance(
+        error, HTTPClientError | NoConnectionError | IncompleteReadError | RetriesExceededError | S3CopyFailedError
+    )
 
 
 def is_absent(error: Exception) -> bool:
@@ -259,6 +261,6 @@ def _status(error: Exception) -> int:
 def client_errors() -> tuple[type[Exception], ...]:
     """Return what boto3 raises."""
     from botocore.exceptions import BotoCoreError, ClientError
-    from s3transfer.exceptions import RetriesExceededError
+    from s3transfer.exceptions import RetriesExceededError, S3CopyFailedError
 
-    return (ClientError, BotoCoreError, RetriesExceededError)
+    return (ClientError, BotoCoreError, RetriesExceededError, S3CopyFailedError)

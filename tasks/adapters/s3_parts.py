@@ -54,10 +54,10 @@ def put(client: Any, named: Mapping[str, str], data: bytes, arguments: Mapping[s
 
 
 def transfer() -> Any:
-    """Return the same sizes for boto3's own copies within S3."""
+    """Return sizes for boto3's own copies within S3; by parts as late as may be, since Swift copies none of its own."""
     from boto3.s3.transfer import TransferConfig
 
-    return TransferConfig(multipart_threshold=_LARGE_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=_AT_ONCE)
+    return TransferConfig(multipart_threshold=1024 * _MIB, multipart_chunksize=128 * _MIB, max_concurrency=_AT_ONCE)
 
 
 def checksum_of(data: bytes) -> dict[str, str]:
