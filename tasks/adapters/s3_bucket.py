@@ -165,7 +165,9 @@ class Bucket:
         own = len(self.place.prefix)
         for page in self._pages(prefix, after=after):
             for item in page.get("Contents", ()):
-                yield Listed(item["Key"][own:], item["Size"], item["LastModified"])
+                key = item["Key"][own:]
+                if key > after:
+                    yield Listed(key, item["Size"], item["LastModified"])
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names that come next after `prefix`, which ends with a slash, and before another slash."""
@@ -252,7 +254,8 @@ class Bucket:
 
     def _pages(self, prefix: str, *, after: str = "", delimiter: str = "") -> Iterator[dict[str, Any]]:
         request: dict[str, Any] = {"Bucket": self.place.bucket, "Prefix": f"{self.place.prefix}{prefix}"}
-        request |= {"StartAfter": f"{self.place.prefix}{after}"} if after else {}
+        # a character less, since SeaweedFS leaves out what lies in a folder of just this name; `entries` drops the rest
+        request |= {"StartAfter": f"{self.place.prefix}{after[:-1]}"} if after else {}
         request |= {"Delimiter": delimiter} if delimiter else {}
         while True:
             page = self._do("list", prefix, lambda: self._client.list_objects_v2(**request))

@@ -20,7 +20,7 @@ def s3_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
         def start(kind: str) -> tuple[str, FaultyProxy]:
             url = _moto(stack) if kind == "moto" else _seaweedfs(stack, tmp_path_factory)
             host, port = url.removeprefix("http://").split(":")
-            proxy = FaultyProxy(host, int(port))
+            proxy = FaultyProxy(host, int(port), one_at_a_time=kind == "moto")
             stack.callback(proxy.stop)
             return url, proxy
 

@@ -4,6 +4,7 @@ import http.client
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -59,7 +60,9 @@ class Clock:
 class FaultyProxy:
     """Forwards to a server; `fault` is asked about each (method, path)."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, one_at_a_time: bool = False) -> None:
+        """Forward to a port; conditional puts one at a time if the server looks and creates in two steps."""
+        turn = threading.Lock() if one_at_a_time else nullcontext()
         self.fault: Callable[[str, str], Fault | None] = lambda method, path: None
         self.after: Callable[[], object] = lambda: None
         """Called once, between the server's next answer and the client."""
@@ -80,9 +83,10 @@ class FaultyProxy:
                 if fault.sent_changed and body:
                     body = bytes([body[0] ^ 1]) + body[1:]
                 upstream = http.client.HTTPConnection(host, port, timeout=30)
-                upstream.request(self.command, self.path, body, headers)
-                answer = upstream.getresponse()
-                data = answer.read()
+                with turn if "If-None-Match" in headers else nullcontext():
+                    upstream.request(self.command, self.path, body, headers)
+                    answer = upstream.getresponse()
+                    data = answer.read()
                 upstream.close()
                 after, proxy.after = proxy.after, lambda: None
                 after()

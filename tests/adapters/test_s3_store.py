@@ -314,6 +314,7 @@ def test_listings_of_several_pages_are_followed(s3, monkeypatch):
     monkeypatch.setattr(bucket._client, "list_objects_v2", lambda **request: plain(**request, MaxKeys=3))
     assert [item.key for item in bucket.entries("many/")] == [f"many/{number}" for number in range(7)]
     assert [item.key for item in bucket.entries("many/", after="many/4")] == ["many/5", "many/6"]
+    assert [item.key for item in bucket.entries("folders/", after="folders/5")] == ["folders/5/x", "folders/6/x"]
     assert bucket.folders("folders/") == [str(number) for number in range(7)]
 
 
