@@ -34,7 +34,8 @@ def seaweedfs(folder: Path) -> Iterator[str]:
     (folder / "data").mkdir(exist_ok=True)
     ports = free_ports(8)
     environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}  # files at once for a new bucket
-    with running(_command(folder, ports), folder / "log", env=environment) as process:
+    # told to stop, it waits for half a minute, and its data go anyway
+    with running(_command(folder, ports), folder / "log", env=environment, stop_within_s=1.0) as process:
         url = f"http://127.0.0.1:{ports[0]}"
         wait_for_answer(url, process)
         yield url

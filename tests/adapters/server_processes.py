@@ -24,8 +24,10 @@ def free_ports(number: int) -> list[int]:
 
 
 @contextmanager
-def running(command: list[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process for the block; what it says goes to `log`."""
+def running(
+    command: list[str], log: Path, env: Mapping[str, str] | None = None, stop_within_s: float = _STOP_WITHIN_S
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process for the block; what it says goes to `log`. It is killed if it does not end in time."""
     with log.open("ab") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=env)
     try:
@@ -33,7 +35,7 @@ def running(command: list[str], log: Path, env: Mapping[str, str] | None = None)
     finally:
         process.terminate()
         try:
-            process.wait(timeout=_STOP_WITHIN_S)
+            process.wait(timeout=stop_within_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
