@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.contenders import PEERS_VARIABLE
 from benchmarks.result import Figure, Findings, figure, ratio
+from benchmarks.store_memory import added_bytes
 from tasks.adapters.s3_bucket import Bucket
 from tasks.adapters.s3_connection import S3Options, make_client
 from tasks.adapters.s3_store import S3Artifacts
@@ -47,16 +48,20 @@ def measure(num_bytes: int = _BYTES) -> Findings:
     with _endpoint() as endpoint, tempfile.TemporaryDirectory(prefix="stillhouse-bench-store-") as folder:
         ways = _ways(endpoint, np.random.default_rng(_SEED).bytes(num_bytes), Path(folder))
         milliseconds = _time_in_turns(ways)
+        memory = _memory(endpoint, Path(folder) / "source")
+        server = _server(endpoint)
     return Findings(
         question="What does verifying an artifact from end to end cost beside a plain copy to and from S3?",
         setup=(
             f"{num_bytes / 1e6:g} MB of random bytes, put under a new key and got again: through the store (in parts, "
             "each with a SHA-256 that the server is sent, digest verified on reading), by boto3's upload_file and "
             "download_file with their defaults, and by `aws s3 cp` where it is installed, its start included. "
-            f"The server: {'moto on loopback' if ENDPOINT_VARIABLE not in os.environ else 'one beside this machine'}."
+            "Memory is what the peak of a process that does it once grows by; the store takes and gives bytes, boto3 "
+            "files. "
+            f"The server: {server}."
         ),
         seeds={"bytes": _SEED},
-        figures=tuple(_figures(milliseconds)),
+        figures=(*_figures(milliseconds), *memory),
     )
 
 
@@ -68,6 +73,19 @@ def _figures(milliseconds: dict[tuple[str, str], list[float]]) -> Iterator[Figur
                 yield ratio(f"rate of {direction}: store / {way}", theirs, own)
                 yield figure(f"{direction} by {way}", "ms", theirs, supporting=True)
         yield figure(f"{direction} by the store", "ms", own, supporting=True)
+
+
+def _memory(endpoint: str, source: Path) -> list[Figure]:
+    """Ask each way in a process of its own, in the order in which what is got was put."""
+    return [
+        figure(
+            f"memory of {direction} by {'the store' if way == 'store' else way}",
+            "MB",
+            [added_bytes(way, direction, endpoint, _BUCKET, source) / 1e6],
+        )
+        for way in ("store", "boto3")
+        for direction in ("put", "get")
+    ]
 
 
 def _ways(endpoint: str, data: bytes, folder: Path) -> dict[tuple[str, str], _Way]:
@@ -108,6 +126,12 @@ def _time_in_turns(ways: dict[tuple[str, str], _Way]) -> dict[tuple[str, str], l
             if turn:  # the first pays what only a first call costs
                 milliseconds[which].append((time.perf_counter() - started) * 1e3)
     return milliseconds
+
+
+def _server(endpoint: str) -> str:
+    """Name the server as it names itself."""
+    name = httpx.get(endpoint, timeout=5.0).headers.get("server", "one that does not say its name")
+    return f"moto on loopback ({name})" if ENDPOINT_VARIABLE not in os.environ else name
 
 
 def _aws() -> str | None:

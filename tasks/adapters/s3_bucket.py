@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-import io
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -11,19 +11,27 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
-from tasks.adapters.s3_connection import S3Options, explained, is_absent, is_taken, make_client, persist
+from tasks.adapters import s3_create_once, s3_parts
+from tasks.adapters.s3_connection import (
+    S3Options,
+    explained,
+    is_absent,
+    is_taken,
+    is_unsupported,
+    make_client,
+    persist,
+)
 from tasks.contracts.errors import UserError
 from tasks.contracts.object_place import ObjectPlace
-from tasks.contracts.value import Digest, sha256_hex
+from tasks.contracts.value import Digest
 
 T = TypeVar("T")
 
-_MIB = 2**20
-_PART_BYTES = 8 * _MIB
-_LARGE_BYTES = 2 * _PART_BYTES
-"""From here on an object travels in parts, several at a time."""
-_STREAM_BYTES = _MIB
-_PROBE = "checks/create-once"
+_STREAM_BYTES = 2**20
+_PROVED = "checks/one-writer"
+"""Below it an object for each address under which a server was found to let one writer win."""
+_RACES = "checks/races"
+_CONTENT = b"Two writers cannot both create this object; Stillhouse makes sure of it before it writes.\n"
 _WRITER = "writer"
 
 
@@ -78,10 +86,10 @@ class Bucket:
         except _Absent:
             return None
 
-    def fetch(self, key: str) -> bytes | None:
-        """Return an object's bytes, or None if there is none; a large one comes in parts, several at a time."""
+    def fetch(self, key: str) -> s3_parts.Fetched | None:
+        """Return an object's bytes with their SHA-256, or None if there is none; a large one comes in parts."""
         try:
-            return self._do("read", key, lambda: self._fetch_once(key))
+            return self._do("read", key, lambda: s3_parts.get(self._client, self._named(key)))
         except _Absent:
             return None
 
@@ -110,8 +118,16 @@ class Bucket:
         """Put an object over whatever is there; S3 verifies the SHA-256 of every part of it.
 
         A reader sees the old bytes or the new, never a part: an upload in parts becomes an object when it is complete.
+
+        Raises:
+            UserError: S3 ignores the SHA-256.
         """
-        self._do("write", key, lambda: self._write_once(key, data, metadata or {}))
+        arguments = {"Metadata": metadata or {}} | self._options.encryption_arguments
+        self._do(
+            "write",
+            key,
+            lambda: s3_parts.put(self._client, self._named(key), data, arguments, checked=self._checked),
+        )
 
     def create(self, key: str, data: bytes) -> bool:
         """Put an object if its key is free; return whether this call has put it.
@@ -120,10 +136,10 @@ class Bucket:
         a name of its own in the object's metadata.
 
         Raises:
-            UserError: the server ignores the condition, so that two writers could both believe to be first.
+            UserError: the server does not keep the condition, so that two writers could both believe to be first.
         """
         self.require_create_once()
-        return self._create(key, data)
+        return self._create(self._client, key, data)
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
@@ -137,17 +153,21 @@ class Bucket:
         # REPLACE, since S3 refuses to copy an object onto itself as it is
         arguments: dict[str, Any] = {"Metadata": facts.metadata, "MetadataDirective": "REPLACE"}
         arguments |= self._options.encryption_arguments
-        if self._options.checksums == "sha256":
+        if self._checked:
             arguments["ChecksumAlgorithm"] = "SHA256"
         named = self._named(key)
-        self._do("write", key, lambda: self._client.copy(named, **named, ExtraArgs=arguments, Config=_transfer()))
+        self._do(
+            "write", key, lambda: self._client.copy(named, **named, ExtraArgs=arguments, Config=s3_parts.transfer())
+        )
 
     def entries(self, prefix: str, *, after: str = "") -> Iterator[Listed]:
         """Give the objects whose keys begin with `prefix` and follow `after`, in the order of their keys."""
         own = len(self.place.prefix)
         for page in self._pages(prefix, after=after):
             for item in page.get("Contents", ()):
-                yield Listed(item["Key"][own:], item["Size"], item["LastModified"])
+                key = item["Key"][own:]
+                if key > after:
+                    yield Listed(key, item["Size"], item["LastModified"])
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names that come next after `prefix`, which ends with a slash, and before another slash."""
@@ -162,39 +182,53 @@ class Bucket:
         return url
 
     def require_create_once(self) -> None:
-        """Make sure, once in the life of this object, that the server refuses to create what is there.
+        """Make sure, once in the life of this object, that the server lets one writer create an object and no other.
+
+        That it refuses what is there is asked every time. That it refuses one of several at once is asked once for
+        each address, and an object says that it was.
 
         Raises:
             UserError: it does not.
         """
         if self._creates_once:
             return
-        content = b"Two writers cannot both create this object; Stillhouse makes sure of it before it writes.\n"
-        if self._create(_PROBE, content) and self._create(_PROBE, content):
-            raise UserError(
-                f"the server of {self.url(_PROBE)} creates an object that is there already: it ignores If-None-Match, "
-                "and two writers could publish different routes under one version. Use a server that honours "
-                f"conditional writes (Amazon S3 does), or point {self._setting} elsewhere"
-            )
+        proved = f"{_PROVED}/{_slug(self._options.endpoint or 'aws')}"
+        if self.facts(proved) is None:
+            if s3_create_once.winners(self._options, lambda client, key: self._create(client, f"{_RACES}/{key}")) != 1:
+                raise self._no_condition("lets several writers at once create one object")
+            self._create(self._client, proved)
+        if self._create(self._client, proved):
+            raise self._no_condition("creates an object that is there already: it ignores If-None-Match")
         self._creates_once = True
 
-    def _create(self, key: str, data: bytes) -> bool:
+    def _no_condition(self, fault: str) -> UserError:
+        return UserError(
+            f"{self._options.endpoint or 'AWS'} {fault}, and two writers could publish different routes under one "
+            "version. Documents need a server that honours conditional writes (If-None-Match: *; Amazon S3 and "
+            f"SeaweedFS do): point {self._setting} to one"
+        )
+
+    def _create(self, client: Any, key: str, data: bytes = _CONTENT) -> bool:
         writer = uuid.uuid4().hex
+        checksum = s3_parts.checksum_of(data) if self._checked else {}
 
         def put() -> bool:
             try:
-                self._client.put_object(
+                answer = client.put_object(
                     Body=data,
                     IfNoneMatch="*",
                     Metadata={_WRITER: writer},
                     **self._named(key),
-                    **self._checksum(data),
+                    **checksum,
                     **self._options.encryption_arguments,
                 )
-            except self._client.exceptions.ClientError as error:
+            except client.exceptions.ClientError as error:
                 if is_taken(error):
                     return False
+                if is_unsupported(error):
+                    raise self._no_condition("refuses If-None-Match") from error
                 raise
+            s3_parts.require_verified(answer, checksum, self._named(key))
             return True
 
         if self._do("write", key, put):
@@ -202,15 +236,14 @@ class Bucket:
         found = self.facts(key)
         return found is not None and found.metadata.get(_WRITER) == writer
 
+    @property
+    def _checked(self) -> bool:
+        return self._options.checksums == "sha256"
+
     def _read_once(self, key: str) -> bytes:
         with closing(self._client.get_object(**self._named(key))["Body"]) as body:
             data: bytes = body.read()
         return data
-
-    def _fetch_once(self, key: str) -> bytes:
-        target = io.BytesIO()
-        self._client.download_fileobj(self.place.bucket, f"{self.place.prefix}{key}", target, Config=_transfer())
-        return target.getvalue()
 
     def _sha256_once(self, key: str) -> Digest:
         digest = hashlib.sha256()
@@ -219,26 +252,10 @@ class Bucket:
                 digest.update(chunk)
         return digest.hexdigest()
 
-    def _write_once(self, key: str, data: bytes, metadata: dict[str, str]) -> None:
-        if len(data) <= _LARGE_BYTES:
-            self._client.put_object(
-                Body=data,
-                Metadata=metadata,
-                **self._named(key),
-                **self._checksum(data),
-                **self._options.encryption_arguments,
-            )
-            return
-        arguments: dict[str, Any] = {"Metadata": metadata} | self._options.encryption_arguments
-        if self._options.checksums == "sha256":
-            arguments["ChecksumAlgorithm"] = "SHA256"
-        self._client.upload_fileobj(
-            io.BytesIO(data), self.place.bucket, f"{self.place.prefix}{key}", ExtraArgs=arguments, Config=_transfer()
-        )
-
     def _pages(self, prefix: str, *, after: str = "", delimiter: str = "") -> Iterator[dict[str, Any]]:
         request: dict[str, Any] = {"Bucket": self.place.bucket, "Prefix": f"{self.place.prefix}{prefix}"}
-        request |= {"StartAfter": f"{self.place.prefix}{after}"} if after else {}
+        # a character less, since SeaweedFS leaves out what lies in a folder of just this name; `entries` drops the rest
+        request |= {"StartAfter": f"{self.place.prefix}{after[:-1]}"} if after else {}
         request |= {"Delimiter": delimiter} if delimiter else {}
         while True:
             page = self._do("list", prefix, lambda: self._client.list_objects_v2(**request))
@@ -261,15 +278,6 @@ class Bucket:
     def _named(self, key: str) -> dict[str, str]:
         return {"Bucket": self.place.bucket, "Key": f"{self.place.prefix}{key}"}
 
-    def _checksum(self, data: bytes) -> dict[str, str]:
-        """What a put says of its body, for S3 to verify."""
-        if self._options.checksums == "none":
-            return {}
-        return {
-            "ChecksumAlgorithm": "SHA256",
-            "ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256_hex(data))).decode(),
-        }
-
 
 class _Absent(Exception):  # noqa: N818 - not an error: whoever asks is told by None
     """There is no such object."""
@@ -280,7 +288,5 @@ def _whole_sha256(checksum: str) -> str:
     return "" if "-" in checksum else base64.b64decode(checksum).hex()
 
 
-def _transfer() -> Any:
-    from boto3.s3.transfer import TransferConfig
-
-    return TransferConfig(multipart_threshold=_LARGE_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=8)
+def _slug(address: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", address)

@@ -26,6 +26,7 @@ _TRANSIENT_CODES = frozenset(
         "ConditionalRequestConflict",
         "ExpiredToken",  # the next try asks the chain of credentials for a new one
         "InternalError",
+        "NoSuchUpload",  # the answer to its completion was lost, or it was forgotten: all parts go again
         "OperationAborted",
         "RequestTimeout",
         "RequestTimeTooSkewed",
@@ -91,11 +92,22 @@ def make_client(options: S3Options) -> Any:
     Raises:
         UserError: the endpoint is no URL.
     """
-    return _client(options.endpoint, options.region, options.patience.sdk_attempts)
+    return _client(options.endpoint, options.region, options.patience.sdk_attempts, options.checksums == "none")
+
+
+def new_client(options: S3Options) -> Any:
+    """Return a client that nobody shares, for whoever changes how it sends.
+
+    Raises:
+        UserError: the endpoint is no URL.
+    """
+    return _client.__wrapped__(
+        options.endpoint, options.region, options.patience.sdk_attempts, options.checksums == "none"
+    )
 
 
 @cache
-def _client(endpoint: str | None, region: str | None, sdk_attempts: int) -> Any:
+def _client(endpoint: str | None, region: str | None, sdk_attempts: int, sign_bodies: bool) -> Any:
     import boto3
     from botocore.config import Config
 
@@ -106,7 +118,10 @@ def _client(endpoint: str | None, region: str | None, sdk_attempts: int) -> Any:
         read_timeout=30,
         max_pool_connections=16,
         tcp_keepalive=True,
-        s3={"addressing_style": "path"} if endpoint else {},
+        # Without checksums the signature is what vouches for a body on its way, also over TLS, where botocore would
+        # leave the body out of it.
+        s3=({"addressing_style": "path"} if endpoint else {})
+        | ({"payload_signing_enabled": True} if sign_bodies else {}),
         # The SHA-256 is sent where it is asked for, and checked by us on reading: a CRC beside it adds nothing, and
         # older servers refuse it.
         request_checksum_calculation="when_required",
@@ -132,7 +147,7 @@ def persist(patience: Patience, what: str, call: Callable[[], T]) -> T:
     while True:
         try:
             return call()
-        except _client_errors() as error:
+        except client_errors() as error:
             if not is_transient(error) or patience.clock() - began + pause > patience.total_s:
                 raise
             logger.warning("%s: %s; trying again", what, error)
@@ -144,13 +159,17 @@ def is_transient(error: Exception) -> bool:
     """Tell whether the same call may succeed later."""
     from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError, SSLError
     from botocore.exceptions import ConnectionError as NoConnectionError
-    from s3transfer.exceptions import RetriesExceededError
+    from s3transfer.exceptions import RetriesExceededError, S3CopyFailedError
 
     if isinstance(error, ClientError):
+        if _status(error) == 412 and error.operation_name == "GetObject":  # it was replaced between two of its parts
+            return True
         return error_code(error) in _TRANSIENT_CODES or _status(error) in _TRANSIENT_STATUS
     if isinstance(error, SSLError):
         return False
-    return isinstance(error, HTTPClientError | NoConnectionError | IncompleteReadError | RetriesExceededError)
+    return isinstance(
+        error, HTTPClientError | NoConnectionError | IncompleteReadError | RetriesExceededError | S3CopyFailedError
+    )
 
 
 def is_absent(error: Exception) -> bool:
@@ -161,6 +180,23 @@ def is_absent(error: Exception) -> bool:
 def is_taken(error: Exception) -> bool:
     """Tell whether a conditional put found its key taken."""
     return _status(error) == 412  # Precondition Failed
+
+
+def is_unsupported(error: Exception) -> bool:
+    """Tell whether the server says that it does not know what it is asked."""
+    return _status(error) == 501
+
+
+def is_empty_range(error: Exception) -> bool:
+    """Tell whether an object has none of the bytes that were asked for, not even its first."""
+    return _status(error) == 416  # Range Not Satisfiable
+
+
+def is_cut(error: Exception) -> bool:
+    """Tell whether a connection ended within an answer, which another one heals at once."""
+    from botocore.exceptions import HTTPClientError, IncompleteReadError, SSLError
+
+    return isinstance(error, HTTPClientError | IncompleteReadError) and not isinstance(error, SSLError)
 
 
 def error_code(error: Exception) -> str:
@@ -186,7 +222,7 @@ def explained(doing: str, url: str, options: S3Options, setting: str) -> Iterato
     """
     try:
         yield
-    except _client_errors() as error:
+    except client_errors() as error:
         raise _meaning(error, f"cannot {doing} {url}", url, options, setting) from error
 
 
@@ -222,8 +258,9 @@ def _status(error: Exception) -> int:
     return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _client_errors() -> tuple[type[Exception], ...]:
+def client_errors() -> tuple[type[Exception], ...]:
+    """Return what boto3 raises."""
     from botocore.exceptions import BotoCoreError, ClientError
-    from s3transfer.exceptions import RetriesExceededError
+    from s3transfer.exceptions import RetriesExceededError, S3CopyFailedError
 
-    return (ClientError, BotoCoreError, RetriesExceededError)
+    return (ClientError, BotoCoreError, RetriesExceededError, S3CopyFailedError)

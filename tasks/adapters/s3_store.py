@@ -57,12 +57,12 @@ class S3Artifacts:
                 f"no artifact {self._bucket.url(key)}; run the plan again to make it, or point STILLHOUSE_STORE_URL to "
                 "the store that holds it"
             )
-        data = original_form(stored, digest)
+        data = stored.data if stored.sha256 == digest else original_form(stored.data, digest)
         if data is None:
             self._damaged.add(digest)
             raise ArtifactCorruptError(
-                f"artifact {self._bucket.url(key)} is damaged: its {len(stored)} stored bytes have the digest "
-                f"{sha256_hex(stored)} and do not unpack to it; run the plan again, which computes it anew"
+                f"artifact {self._bucket.url(key)} is damaged: its {len(stored.data)} stored bytes have the digest "
+                f"{stored.sha256} and do not unpack to it; run the plan again, which computes it anew"
             )
         return data
 
@@ -87,7 +87,7 @@ class S3Artifacts:
         if self._bucket.sha256(artifact_key(digest)) == digest:
             return True
         stored = self._bucket.fetch(artifact_key(digest))  # it may be compressed, or was changed by hand
-        return stored is not None and original_form(stored, digest) is not None
+        return stored is not None and original_form(stored.data, digest) is not None
 
 
 def _is_verified(facts: ObjectFacts, digest: Digest) -> bool:
@@ -178,8 +178,8 @@ class S3Checkpoints:
         stored = self._bucket.fetch(checkpoint_key(stage_key))
         if stored is None:
             return None
-        data = stored[32:]
-        return data if bytes.fromhex(sha256_hex(data)) == stored[:32] else None
+        data = stored.data[32:]
+        return data if bytes.fromhex(sha256_hex(data)) == stored.data[:32] else None
 
     def clear(self, stage_key: str) -> None:
         """See `CheckpointStore.clear`."""

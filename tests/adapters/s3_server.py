@@ -4,6 +4,7 @@ import http.client
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -35,6 +36,10 @@ class Fault:
     """A header that the server never sees."""
     changed: bool = False
     """Flip the first byte of the answer's body."""
+    sent_changed: bool = False
+    """Flip the first byte of the request's body."""
+    silent_on: str = ""
+    """A header of the answer that the client never sees."""
 
 
 @dataclass
@@ -55,8 +60,12 @@ class Clock:
 class FaultyProxy:
     """Forwards to a server; `fault` is asked about each (method, path)."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, one_at_a_time: bool = False) -> None:
+        """Forward to a port; conditional puts one at a time if the server looks and creates in two steps."""
+        turn = threading.Lock() if one_at_a_time else nullcontext()
         self.fault: Callable[[str, str], Fault | None] = lambda method, path: None
+        self.after: Callable[[], object] = lambda: None
+        """Called once, between the server's next answer and the client."""
         self.seen: list[tuple[str, str]] = []
         proxy = self
 
@@ -71,16 +80,22 @@ class FaultyProxy:
                     return self._answer(fault.status, {}, b"")
                 dropped = {"expect", fault.without.lower()}
                 headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
+                if fault.sent_changed and body:
+                    body = bytes([body[0] ^ 1]) + body[1:]
                 upstream = http.client.HTTPConnection(host, port, timeout=30)
-                upstream.request(self.command, self.path, body, headers)
-                answer = upstream.getresponse()
-                data = answer.read()
+                with turn if "If-None-Match" in headers else nullcontext():
+                    upstream.request(self.command, self.path, body, headers)
+                    answer = upstream.getresponse()
+                    data = answer.read()
                 upstream.close()
+                after, proxy.after = proxy.after, lambda: None
+                after()
                 if fault.status:
                     return self._answer(fault.status, {}, b"")
                 if fault.changed and data:
                     data = bytes([data[0] ^ 1]) + data[1:]
-                return self._answer(answer.status, dict(answer.getheaders()), data, fault.cut_at)
+                told = {name: value for name, value in answer.getheaders() if name.lower() != fault.silent_on}
+                return self._answer(answer.status, told, data, fault.cut_at)
 
             do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _any  # noqa: N815
 
@@ -105,6 +120,11 @@ class FaultyProxy:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
+    def behave(self) -> None:
+        """Forget all faults and all that was seen."""
+        self.fault, self.after = (lambda method, path: None), (lambda: None)
+        self.seen.clear()
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -121,6 +141,8 @@ class World:
 
     server: str
     proxy: FaultyProxy
+    kind: str
+    """`moto`, which believes every checksum and has every key, or the name of a server that keeps data."""
     clock: Clock = field(default_factory=Clock)
     name: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:12]}")
 

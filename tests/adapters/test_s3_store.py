@@ -4,6 +4,7 @@ import hashlib
 import threading
 import tracemalloc
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import numpy as np
@@ -184,20 +185,115 @@ def test_append_knows_its_own_document_when_the_answer_was_lost(s3):
 
 
 def test_append_refuses_a_server_that_ignores_the_condition_before_it_writes(s3):
+    if s3.kind != "moto":
+        pytest.skip(f"{s3.kind} would notice that a signed header is missing")
     s3.proxy.fault = lambda method, path: Fault(without="If-None-Match")
-    with pytest.raises(UserError, match="ignores If-None-Match"):
-        S3Documents(s3.bucket()).append("routes/digits", b"{}", 0)
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"{s3.proxy.url} lets several writers at once.*If-None-Match.*{SETTING}"):
+            S3Documents(s3.bucket()).append("routes/digits", b"{}", 0)
     assert document_key("routes/digits", 1) not in s3.objects()
 
 
-def test_the_condition_is_proved_once_in_the_life_of_a_connection(s3):
+def test_append_refuses_a_server_that_has_ceased_to_honour_the_condition(s3):
+    if s3.kind != "moto":
+        pytest.skip(f"{s3.kind} would notice that a signed header is missing")
+    S3Documents(s3.bucket()).append("a", b"{}", 0)
+    s3.proxy.fault = lambda method, path: Fault(without="If-None-Match")
+    with pytest.raises(UserError, match="ignores If-None-Match"):
+        S3Documents(s3.bucket()).append("routes/digits", b"{}", 0)
+
+
+def test_append_refuses_a_server_that_says_that_it_knows_no_condition(s3):
+    s3.proxy.fault = lambda method, path: Fault(status=501) if method == "PUT" else None
+    with pytest.raises(UserError, match=f"{s3.proxy.url} refuses If-None-Match.*{SETTING}"):
+        S3Documents(s3.bucket()).append("routes/digits", b"{}", 0)
+
+
+def test_the_condition_is_proved_once_for_an_address_and_looked_at_once_in_the_life_of_a_connection(s3):
     documents = S3Documents(s3.bucket())
     for version in range(3):
         documents.append("a", b"{}", version)
-    assert len(requests(s3, "PUT", "checks/create-once")) == 2
+    assert len(requests(s3, "PUT", "checks/races")) == 4
+    assert len(requests(s3, "PUT", "checks/one-writer")) == 2
     s3.proxy.seen.clear()
     S3Documents(s3.bucket()).append("b", b"{}", 0)
-    assert len(requests(s3, "PUT", "checks/create-once")) == 1
+    assert len(requests(s3, "PUT", "checks/races")) == 0
+    assert len(requests(s3, "PUT", "checks/one-writer")) == 1
+
+
+@pytest.mark.parametrize("mib", [1, 20])
+def test_put_refuses_a_server_that_does_not_say_that_it_verified_the_bytes(s3, mib):
+    s3.proxy.fault = lambda method, path: Fault(silent_on="x-amz-checksum-sha256")
+    with pytest.raises(UserError, match=r"does not say that it verified.*STILLHOUSE_S3_CHECKSUMS=none"):
+        S3Artifacts(s3.bucket()).put(large(mib))
+
+
+@pytest.mark.parametrize("mib", [1, 20])
+def test_a_body_that_is_changed_on_its_way_is_refused_and_sent_again(s3, mib):
+    if s3.kind == "moto":
+        pytest.skip("moto believes the checksum that it is sent")
+    data, artifacts = large(mib), S3Artifacts(s3.bucket())
+    s3.proxy.fault = times(1, Fault(sent_changed=True), "PUT")
+    digest = artifacts.put(data).digest
+    assert s3.raw(artifact_key(digest)) == data
+    assert s3.clock.slept
+
+
+@pytest.mark.parametrize("lost", ["complete", "part"])
+def test_a_large_put_whose_answer_was_lost_is_whole_and_leaves_no_parts(s3, lost):
+    left = [1]
+
+    def ask(method, path):
+        if left[0] and (method == "POST" and "uploadId" in path if lost == "complete" else "partNumber=2" in path):
+            left[0] = 0
+            return Fault(status=503, forwarded=True)
+        return None
+
+    s3.proxy.fault, data = ask, large()
+    digest = S3Artifacts(s3.bucket()).put(data).digest
+    assert S3Artifacts(s3.bucket()).get(digest) == data
+    assert not s3.client.list_multipart_uploads(Bucket=s3.name).get("Uploads")
+
+
+def test_get_of_a_large_object_reads_a_part_again_when_its_connection_is_cut(s3):
+    data, artifacts = large(40), S3Artifacts(s3.bucket())
+    digest = artifacts.put(data).digest
+    s3.proxy.seen.clear()
+    cut = []
+
+    def ask(method, path):
+        if method == "GET" and len(s3.proxy.seen) == 3:
+            cut.append(path)
+            return Fault(cut_at=1000)
+        return None
+
+    s3.proxy.fault = ask
+    assert artifacts.get(digest) == data
+    assert len(requests(s3, "GET")) == 5  # the first 16 MiB, three parts, and one of them again
+    assert (len(cut), s3.clock.slept) == (1, [])
+
+
+def test_get_begins_anew_when_the_object_is_replaced_between_its_parts(s3):
+    checkpoints, old, new = S3Checkpoints(s3.bucket()), large(20), large(21)
+    checkpoints.save("stage", old)
+
+    def ask(method, path):
+        if method == "GET" and len(s3.proxy.seen) == 1:
+            s3.proxy.fault = lambda method, path: None
+            s3.proxy.after = lambda: S3Checkpoints(s3.bucket(endpoint=s3.server)).save("stage", new)
+
+    s3.proxy.seen.clear()
+    s3.proxy.fault = ask
+    assert checkpoints.load("stage") == new
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 16 * MIB - 1, 16 * MIB, 16 * MIB + 1, 24 * MIB, 24 * MIB + 1])
+def test_fetch_returns_bytes_and_digest_at_every_edge_of_the_parts(s3, num_bytes):
+    data, bucket = large(25)[:num_bytes], s3.bucket()
+    bucket.write("edge", data)
+    found = bucket.fetch("edge")
+    assert found.data == data
+    assert found.sha256 == hashlib.sha256(data).hexdigest()
 
 
 def test_latest_costs_two_requests_however_long_the_history(s3):
@@ -218,11 +314,23 @@ def test_listings_of_several_pages_are_followed(s3, monkeypatch):
     monkeypatch.setattr(bucket._client, "list_objects_v2", lambda **request: plain(**request, MaxKeys=3))
     assert [item.key for item in bucket.entries("many/")] == [f"many/{number}" for number in range(7)]
     assert [item.key for item in bucket.entries("many/", after="many/4")] == ["many/5", "many/6"]
+    assert [item.key for item in bucket.entries("folders/", after="folders/5")] == ["folders/5/x", "folders/6/x"]
     assert bucket.folders("folders/") == [str(number) for number in range(7)]
+
+
+@pytest.mark.slow
+def test_a_listing_of_more_than_a_thousand_keys_is_whole_and_in_order(s3):
+    bucket, keys = s3.bucket(endpoint=s3.server), [f"many/{number:04d}" for number in range(1100)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: bucket.write(key, b"x"), keys))
+    assert [item.key for item in bucket.entries("many/")] == keys
+    assert [item.key for item in bucket.entries("many/", after=keys[1000])] == keys[1001:]
 
 
 @pytest.mark.parametrize("mib", [0, 20])
 def test_encryption_is_asked_for_by_every_writing_call(s3, mib):
+    if s3.kind != "moto":
+        pytest.skip(f"{s3.kind} has no such key")
     bucket = s3.bucket(encryption="aws:kms", kms_key="a-key")
     digest = S3Artifacts(bucket).put(large(mib) + b"x").digest
     S3Documents(bucket).append("a", b"{}", 0)

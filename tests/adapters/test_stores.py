@@ -11,6 +11,7 @@ from tasks.adapters.route_store import RouteStore
 from tasks.contracts.artifact import artifact_key, checkpoint_key
 from tasks.contracts.errors import ArtifactCorruptError, ArtifactMissingError, DocumentConflictError, UserError
 from tasks.contracts.route import Arm, ModelSignature, Route
+from tests.adapters.conftest import KEEPS_DATA
 
 REPEATING = b"the same weight again and again" * 100
 
@@ -25,7 +26,7 @@ class Store:
     missing: str
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "moto", KEEPS_DATA])
 def store(request, tmp_path):
     if request.param == "local":
 
@@ -38,7 +39,7 @@ def store(request, tmp_path):
             overwrite,
             "STILLHOUSE_STORE",
         )
-    s3 = request.getfixturevalue("s3")
+    s3 = request.getfixturevalue("s3_world")(request.param)
     return Store(
         lambda kind, *more: getattr(s3_store, f"S3{kind}")(s3.bucket(), *more),
         s3.raw,

@@ -11,7 +11,7 @@ from tasks.contracts.errors import InfrastructureError, UserError
 from tasks.contracts.value import digests_in, sha256_hex
 from tasks.contracts.verdict import LedgerEntry
 from tasks.stages.collecting import GRACE, collect_garbage
-from tests.adapters.conftest import s3, s3_proxy, s3_server  # noqa: F401 - fixtures
+from tests.adapters.conftest import KEEPS_DATA, s3_servers, s3_world  # noqa: F401 - fixtures
 
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(days=40)
@@ -54,11 +54,11 @@ class World:
         return self.services.artifacts.contains(digest)
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "moto", KEEPS_DATA])
 def world(request, tmp_path):
     if request.param == "local":
         return World(lambda kind: getattr(local_store, f"Local{kind}")(tmp_path / "store"), tmp_path)
-    bucket = request.getfixturevalue("s3").bucket()
+    bucket = request.getfixturevalue("s3_world")(request.param).bucket()
     return World(lambda kind: getattr(s3_store, f"S3{kind}")(bucket), tmp_path)
 
 

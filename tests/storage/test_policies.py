@@ -28,7 +28,7 @@ from tasks.contracts.route import Arm, ModelSignature, Route, RouteAcknowledgeme
 from tasks.contracts.signing import signature_document
 from tasks.decisions.log_retention import Limits
 from tasks.stages.collecting import collect_garbage
-from tests.adapters.conftest import s3, s3_proxy, s3_server  # noqa: F401 - fixtures
+from tests.adapters.conftest import s3, s3_servers, s3_world  # noqa: F401 - fixtures
 from tests.adapters.traffic_files import NOON, Segments
 
 FILES = Path(__file__).parents[2] / "infra" / "storage"
