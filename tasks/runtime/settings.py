@@ -25,6 +25,11 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path(".stillhouse"), description="Folder of all embedded state.")
     project: Path = Field(default=Path(), description="Root of the checkout: data.dvc, data/, plans/.")
+    bucket_url: str | None = Field(
+        default=None,
+        description="One place in S3 for everything, s3://BUCKET/PREFIX: store, traffic, mlflow and dvc below it, each "
+        "unless its own setting says otherwise.",
+    )
     store: Path | None = Field(default=None, description="Artifact and document store. Default: HOME/store.")
     store_url: str | None = Field(
         default=None,
@@ -58,9 +63,11 @@ class Settings(BaseSettings):
         "Default: SQLite in HOME.",
     )
     tracking_url: str | None = Field(default=None, description="MLflow tracking server. Default: SQLite in HOME.")
-    mlflow_artifacts: str | None = Field(default=None, description="MLflow artifacts. Default: HOME/mlflow-artifacts.")
+    mlflow_artifacts: str | None = Field(
+        default=None, description="MLflow artifacts. Default: BUCKET_URL/mlflow, else HOME/mlflow-artifacts."
+    )
     dvc_remote: str | None = Field(
-        default=None, description="DVC remote. Default: the checkout's, else HOME/dvc-remote."
+        default=None, description="DVC remote. Default: the checkout's, else BUCKET_URL/dvc, else HOME/dvc-remote."
     )
     execution: Literal["local", "ray"] = Field(
         default="local", description="Where stages run: `local`, on the machine of the flow, or `ray`."
@@ -119,6 +126,10 @@ class Settings(BaseSettings):
         for name, path in anchored.items():
             object.__setattr__(self, name, path)
         try:
+            bucket = _place(self.bucket_url, "STILLHOUSE_BUCKET_URL")
+            if bucket is not None:
+                object.__setattr__(self, "store_url", self.store_url or f"{bucket.url}/store")
+                object.__setattr__(self, "traffic_url", self.traffic_url or f"{bucket.url}/traffic")
             places = self.store_place, self.traffic_place
         except UserError as error:
             raise ValueError(str(error)) from error
@@ -152,6 +163,20 @@ class Settings(BaseSettings):
         """Folder in which gateways of this machine write the prediction log."""
         assert self.traffic is not None
         return self.traffic
+
+    @property
+    def mlflow_artifacts_address(self) -> str:
+        """Where new MLflow experiments keep their artifacts, unless a tracking server elsewhere decides it."""
+        return self.mlflow_artifacts or self._in_bucket("mlflow") or (self.home / "mlflow-artifacts").as_uri()
+
+    @property
+    def dvc_default_address(self) -> str:
+        """The DVC remote where neither STILLHOUSE_DVC_REMOTE nor the checkout names one."""
+        return self._in_bucket("dvc") or str(self.home / "dvc-remote")
+
+    def _in_bucket(self, part: str) -> str | None:
+        bucket = _place(self.bucket_url, "STILLHOUSE_BUCKET_URL")
+        return None if bucket is None else f"{bucket.url}/{part}"
 
     @property
     def reports_root(self) -> Path:
