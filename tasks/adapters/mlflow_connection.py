@@ -143,7 +143,9 @@ def environment_of_mlflow(settings: Settings) -> dict[str, str]:
     said = {
         "MLFLOW_S3_ENDPOINT_URL": options.endpoint,
         "AWS_DEFAULT_REGION": options.region,
-        "MLFLOW_S3_UPLOAD_EXTRA_ARGS": json.dumps(options.encryption_arguments) if options.encryption_arguments else None,
+        "MLFLOW_S3_UPLOAD_EXTRA_ARGS": json.dumps(options.encryption_arguments)
+        if options.encryption_arguments
+        else None,
     }
     return {name: value for name, value in said.items() if value}
 

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tasks.contracts.compression import StoreCompression
 from tasks.contracts.errors import UserError
 from tasks.contracts.object_place import ObjectPlace
+from tasks.runtime.own_postgres import OwnPostgres
 
 
 class Settings(BaseSettings):
@@ -60,9 +61,12 @@ class Settings(BaseSettings):
     ledger_url: SecretStr | None = Field(
         default=None,
         description="SQLAlchemy URL of the ledger; in PostgreSQL, several hosts share it and their locks. "
-        "Default: SQLite in HOME.",
+        "Default: in HOME, SQLite or what `stillhouse up --postgres` made.",
     )
-    tracking_url: str | None = Field(default=None, description="MLflow tracking server. Default: SQLite in HOME.")
+    tracking_url: str | None = Field(
+        default=None,
+        description="MLflow tracking server. Default: in HOME, SQLite or what `stillhouse up --postgres` made.",
+    )
     mlflow_artifacts: str | None = Field(
         default=None, description="MLflow artifacts. Default: BUCKET_URL/mlflow, else HOME/mlflow-artifacts."
     )
@@ -189,7 +193,8 @@ class Settings(BaseSettings):
         """SQLAlchemy URL of the ledger, password included; never print it."""
         if self.ledger_url is not None:
             return self.ledger_url.get_secret_value()
-        return f"sqlite:///{self.home / 'ledger.db'}"
+        own = OwnPostgres(self.home)
+        return own.url("ledger") if own.is_made else f"sqlite:///{self.home / 'ledger.db'}"
 
     @property
     def ledger_is_shared(self) -> bool:
@@ -213,7 +218,10 @@ class Settings(BaseSettings):
     @property
     def tracking_address(self) -> str:
         """URI for `mlflow.set_tracking_uri`."""
-        return self.tracking_url or f"sqlite:///{self.home / 'mlflow.db'}"
+        if self.tracking_url:
+            return self.tracking_url
+        own = OwnPostgres(self.home)
+        return own.url("mlflow") if own.is_made else f"sqlite:///{self.home / 'mlflow.db'}"
 
 
 def _place(url: str | None, setting: str) -> ObjectPlace | None:
