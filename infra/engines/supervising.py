@@ -43,7 +43,7 @@ def run_services(options: Options, say: Callable[[str], None]) -> None:
         ServiceUnavailableError: one did not become ready, or ended; its log is named.
     """
     settings = current_settings()
-    with _alone(settings), _asked_by_signals() as asked:
+    with alone(settings), _asked_by_signals() as asked:
         for place in check_places(settings):
             say(f"s3: {place} can be used")
         options = with_ports(options, settings)
@@ -51,10 +51,10 @@ def run_services(options: Options, say: Callable[[str], None]) -> None:
         if cluster is not None:
             cluster.make()
         services = chosen_services(settings, options, cluster)
-        _Supervisor(settings, asked, say).run(services, options)
+        Supervisor(settings, asked, say).run(services, options)
 
 
-class _Supervisor:
+class Supervisor:
     """The children of one `stillhouse up`."""
 
     def __init__(self, settings: Settings, asked: list[int], say: Callable[[str], None]) -> None:
@@ -191,7 +191,7 @@ class _Supervisor:
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
+def alone(settings: Settings) -> Iterator[None]:
     """Be the only one that runs the services of this home.
 
     Raises:

@@ -53,7 +53,9 @@ class Machine:
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "STILLHOUSE", "MLFLOW"))
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PREFECT", "STILLHOUSE", "MLFLOW"))
         } | {
             "HOME": str(self.folder),
             "PYTHONPATH": str(CHECKOUT),

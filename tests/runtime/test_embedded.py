@@ -10,6 +10,7 @@ from tasks.runtime.service_state import ServicesState, ServiceState, services_fi
 from tasks.runtime.services import connect
 from tasks.runtime.settings import Settings
 
+
 @pytest.fixture
 def settings(home: Path) -> Settings:
     home.mkdir(parents=True)
