@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from infra.engines.service import HOST, Service, answers, free_port, has_worker
+from infra.engines.service import HOST, Service, answers, free_ports, has_worker
 from tasks.adapters.gateway_companion import has_companion
 from tasks.adapters.mlflow_connection import environment_of_mlflow
 from tasks.adapters.postgres_cluster import PostgresCluster
@@ -42,12 +42,15 @@ def with_ports(options: Options, settings: Settings) -> Options:
     Raises:
         UserError: something else listens on one.
     """
-    mlflow = free_port(options.mlflow_port, "--mlflow-port") if _runs_mlflow(settings) else options.mlflow_port
+    wanted = {"--prefect-port": options.prefect_port, "--gateway-port": options.gateway_port}
+    if _runs_mlflow(settings):
+        wanted["--mlflow-port"] = options.mlflow_port
+    free = free_ports(wanted)
     return replace(
         options,
-        prefect_port=free_port(options.prefect_port, "--prefect-port"),
-        mlflow_port=mlflow,
-        gateway_port=free_port(options.gateway_port, "--gateway-port"),
+        prefect_port=free["--prefect-port"],
+        mlflow_port=free.get("--mlflow-port", options.mlflow_port),
+        gateway_port=free["--gateway-port"],
     )
 
 

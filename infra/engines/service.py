@@ -3,6 +3,7 @@
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import httpx
@@ -60,17 +61,22 @@ def has_worker(prefect_api: str, pool: str, worker: str) -> Callable[[], bool]:
     return check
 
 
-def free_port(wanted: int, option: str) -> int:
-    """Return the port, or for 0 one that is free.
+def free_ports(wanted: Mapping[str, int]) -> dict[str, int]:
+    """Return a port for each option: the one that is wanted, or for 0 one that is free, no two alike.
 
     Raises:
         UserError: something else listens there. It might answer as the service would, and be taken for it.
     """
+    with ExitStack() as held:
+        return {option: _free_port(held, option, port) for option, port in wanted.items()}
+
+
+def _free_port(held: ExitStack, option: str, wanted: int) -> int:
     try:
-        with socket.create_server((HOST, wanted)) as listening:
-            return int(listening.getsockname()[1])
+        listening = held.enter_context(socket.create_server((HOST, wanted)))
     except OSError as error:
         raise UserError(
             f"port {wanted} of {HOST} cannot be used ({error.strerror}); choose another with {option}, or 0 for a free "
             "one"
         ) from error
+    return int(listening.getsockname()[1])

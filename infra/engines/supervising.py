@@ -168,8 +168,10 @@ class Supervisor:
         for name, child in self._children.items():
             code = child.poll()
             if code is not None:
-                how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-                raise ServiceUnavailableError(f"{name} {how}; see {self._log(name)}{_last_line(self._log(name))}")
+                log = self._log(name)
+                if code < 0:
+                    raise ServiceUnavailableError(f"{name} was ended by {signal.Signals(-code).name}; see {log}")
+                raise ServiceUnavailableError(f"{name} ended with code {code}; see {log}{_last_line(log)}")
 
     def _end_all(self, failure: str) -> None:
         for service in reversed(self._state.services):

@@ -37,7 +37,8 @@ def test_mlflow_keeps_artifacts_in_the_bucket_and_is_told_where_it_is(tmp_path):
 
 def test_with_ports_gives_free_ones_for_0_and_names_the_option_when_one_is_taken(tmp_path):
     settings = Settings(home=tmp_path)
-    assert len({(found := with_ports(Options(0, 0, 0), settings)).prefect_port, found.mlflow_port, 0}) == 3
+    found = with_ports(Options(0, 0, 0), settings)
+    assert len({found.prefect_port, found.mlflow_port, found.gateway_port, 0}) == 4
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"port {port} .*choose another with --mlflow-port"):
