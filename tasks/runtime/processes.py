@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import psutil
-
 from tasks.contracts.value import Value
 
 _POLL_S = 0.05
@@ -30,10 +28,14 @@ def identify(pid: int) -> ProcessId | None:
             fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
             state, started = fields[0], f"{_boot()}/{fields[19]}"
         else:
+            import psutil
+
+            if not psutil.pid_exists(pid):
+                return None
             process = psutil.Process(pid)
             state = "Z" if process.status() == psutil.STATUS_ZOMBIE else ""
             started = f"{process.create_time():.2f}"
-    except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
+    except (FileNotFoundError, ProcessLookupError):
         return None
     return None if state in ("Z", "X") else ProcessId(pid=pid, started=started)
 
@@ -79,6 +81,8 @@ def send(process: ProcessId, number: signal.Signals) -> bool:
 
 def marked(name: str, value: str) -> set[ProcessId]:
     """Return the processes of this user that have this variable in their environment: one, and all it started."""
+    import psutil  # not in every image that looks for running services
+
     found = set()
     for pid in psutil.pids():
         process = identify(pid)

@@ -64,7 +64,7 @@ def test_make_changes_nothing_when_all_is_there(programs, tmp_path):
 def test_make_leaves_no_cluster_that_was_cut_off(programs, tmp_path):
     whole = (programs / "initdb").read_text()
     (programs / "initdb").write_text(whole + "echo no space left >&2; exit 1\n")
-    with pytest.raises(ServiceUnavailableError, match="cannot make a cluster in .*no space left"):
+    with pytest.raises(ServiceUnavailableError, match=r"cannot make a cluster in .*no space left"):
         PostgresCluster(tmp_path / "home").make()
     assert not PostgresCluster(tmp_path / "home").own.is_made
 
