@@ -147,6 +147,7 @@ def _mlflow(settings: Settings, port: int) -> Service:
     url = f"http://{HOST}:{port}"
     # not an argument, which every user can read
     database = {"MLFLOW_BACKEND_STORE_URI": settings.tracking_address}
+    no_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # half a dozen processes for what nobody here asks
     artifacts = settings.mlflow_artifacts_address
     return Service(
         "mlflow",
@@ -157,7 +158,7 @@ def _mlflow(settings: Settings, port: int) -> Service:
         answers(f"{url}/health"),
         url,
         url,
-        environment_of_mlflow(settings) | environment_of_services() | database,
+        no_jobs | environment_of_mlflow(settings) | environment_of_services() | database,
     )  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from tasks.runtime.settings import Settings
 
 _BESIDES_S = 30.0
 """What a supervisor may take beside what its services may."""
+_ROUNDS = 10
+"""What is told to end may have started something just before, which the next round finds."""
 
 
 def end_services(settings: Settings, say: Callable[[str], None]) -> None:
@@ -45,7 +47,11 @@ def end_service(service: ServiceState) -> list[str]:
     number, killed = signal.Signals(service.stop_signal), set()
     if number is signal.SIGINT:
         killed = end([service.process], number, service.stop_within_s)
-    killed |= end({service.process} | marked(MARK, service.mark), signal.SIGTERM, service.stop_within_s)
+    for _ in range(_ROUNDS):
+        left = {one for one in {service.process} | marked(MARK, service.mark) if is_running(one)}
+        if not left:
+            break
+        killed |= end(left, signal.SIGTERM, service.stop_within_s)
     if not killed:
         return []
     return [f"{service.name} did not end within {service.stop_within_s:g} s and was killed; see {service.log}"]

@@ -12,6 +12,16 @@ from tasks.runtime.settings import Settings
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
 PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {STUBBORN!r}]).wait()"
 
+SPAWNER = f"""
+import signal, subprocess, sys, time
+def spawn(*_):
+    subprocess.Popen([sys.executable, "-c", {STUBBORN!r}], stdout=subprocess.PIPE).stdout.readline()
+    sys.exit()
+signal.signal(signal.SIGTERM, spawn)
+print(flush=True)
+time.sleep(60)
+"""
+
 
 @pytest.fixture
 def settings(tmp_path):
@@ -30,8 +40,11 @@ def start():
         )
         children.append(child)
         child.stdout.readline()
-        known = {"process": identify(child.pid), "address": "", "page": "", "log": f"{name}.log", "stop_signal": 15}
-        return ServiceState(name=name, mark=mark, stop_within_s=0.3, **known | fields)
+        known = {
+            "process": identify(child.pid), "address": "", "page": "", "log": f"{name}.log", "stop_signal": 15,
+            "stop_within_s": 0.3,
+        }  # fmt: skip
+        return ServiceState(name=name, mark=mark, **known | fields)
 
     yield call
     for child in children:
@@ -63,6 +76,15 @@ def test_end_services_ends_what_a_killed_supervisor_left_in_reverse_order_with_a
     ]
     assert marked(MARK, stubborn.mark) == marked(MARK, prompt.mark) == set()
     assert not services_file(settings).exists()
+
+
+def test_end_services_ends_what_a_service_started_while_it_was_told_to_end(settings, start):
+    service = start("mlflow", SPAWNER, stop_within_s=5.0)
+    write_state(settings, left_behind(service))
+
+    end_services(settings, [].append)
+
+    assert marked(MARK, service.mark) == set()
 
 
 def test_end_services_spares_a_process_that_got_the_number_of_a_service(settings, start):

@@ -152,7 +152,7 @@ def require_nothing_left(state: ServicesState) -> None:
         assert marked(MARK, service.mark) == set(), service.name
 
 
-def test_up_runs_everything_in_postgresql_until_down_and_nothing_outlives_any_end(machine: Machine) -> None:
+def test_up_runs_everything_in_postgresql_and_nothing_outlives_a_killed_service_or_ctrl_c(machine: Machine) -> None:
     said = machine.call("up", "--postgres", "--worker", "--detach", *FREE_PORTS)
     state = machine.state
     assert [one.name for one in state.services] == [*ENGINES, "worker"]
@@ -188,8 +188,9 @@ def test_up_runs_everything_in_postgresql_until_down_and_nothing_outlives_any_en
     assert not (machine.home / "services.json").exists()
     assert "received fast shutdown request" in (machine.home / "logs" / "postgres.log").read_text()
 
-    # what a supervisor that was killed leaves behind is told, and ended
-    machine.call("up", "--detach", *FREE_PORTS)
+
+def test_down_ends_what_a_killed_up_left_behind(machine: Machine) -> None:
+    machine.call("up", "--postgres", "--detach", *FREE_PORTS)
     state = machine.state
     os.kill(state.supervisor.pid, signal.SIGKILL)
     eventually(lambda: not is_running(state.supervisor))
