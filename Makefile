@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PLAN ?= plans/digits.yaml
 
-.PHONY: run test test-all check bench bench-gateway up clean help
+.PHONY: run test test-all check bench bench-gateway up down clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ bench-gateway: $(INSTALLED) ## the gateway beside other servers; PEERS=VENV adds
 
 up: $(INSTALLED) ## Prefect, MLflow and the gateway on loopback, until Ctrl-C
 	$(BIN)/stillhouse up
+
+down: $(INSTALLED) ## end what `stillhouse up --detach` runs
+	$(BIN)/stillhouse down
 
 clean: ## remove the embedded state (.stillhouse) and the rebuilt data; keeps the environment
 	rm -rf .stillhouse data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

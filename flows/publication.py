@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.dossiers import list_dossiers
 from flows.plan import CompressionPlan, parse_plan
+from tasks.adapters.dvc_remote import remote_of
 from tasks.adapters.git import commit_file
 from tasks.contracts.errors import PlanError
 from tasks.contracts.publication import PublishedData
@@ -51,7 +52,7 @@ def publish_data(
 def announce(published: PublishedData) -> None:
     """Tell others that a version was published and pushed; a server that is away hears of it later."""
     services = connect()
-    announce_data(services, published.data_revision, services.settings.dvc_remote or "", published.published_at)
+    announce_data(services, published.data_revision, remote_of(services.settings).shown, published.published_at)
 
 
 def plan_of_champion(model_name: str) -> CompressionPlan:

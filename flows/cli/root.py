@@ -10,6 +10,7 @@ import typer
 from flows.cli import data, ledger, model, plan, rollout, runs, store, traffic, webhooks
 from flows.cli.console import error_console
 from flows.cli.doctor import doctor
+from flows.cli.down import down
 from flows.cli.gate import gate
 from flows.cli.model_changing import promote
 from flows.cli.notify import notify
@@ -61,6 +62,7 @@ app.command()(notify)
 app.command()(retrain)
 app.command()(report)
 app.command()(up)
+app.command()(down)
 app.command()(doctor)
 
 

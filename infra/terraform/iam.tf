@@ -65,7 +65,7 @@ resource "aws_iam_role_policy" "this" {
 # The policies of infra/storage, for this bucket and key. Each role that touches objects also uses the key.
 locals {
   storage_policy = {
-    for name in ["worker", "gateway", "housekeeping"] :
+    for name in ["worker", "gateway", "housekeeping", "mlflow"] :
     name => replace(file("${path.module}/../storage/${name}.json"), "BUCKET", aws_s3_bucket.data.bucket)
   }
 
@@ -76,32 +76,9 @@ locals {
   )
 }
 
-# Flow runs also use DVC's remote; MLflow's artifacts they reach through MLflow.
+# Flow runs reach MLflow's artifacts through MLflow.
 data "aws_iam_policy_document" "worker" {
   source_policy_documents = [local.storage_policy["worker"], local.encryption_policy]
-
-  statement {
-    sid       = "ListData"
-    actions   = ["s3:ListBucket"]
-    resources = [aws_s3_bucket.data.arn]
-
-    condition {
-      test     = "StringLike"
-      variable = "s3:prefix"
-      values   = ["stillhouse/dvc", "stillhouse/dvc/*"]
-    }
-  }
-
-  statement {
-    sid = "Data"
-    actions = [
-      "s3:AbortMultipartUpload",
-      "s3:GetObject",
-      "s3:ListMultipartUploadParts",
-      "s3:PutObject",
-    ]
-    resources = ["${aws_s3_bucket.data.arn}/stillhouse/dvc/*"]
-  }
 }
 
 # The mirror beside a gateway.
@@ -114,31 +91,7 @@ data "aws_iam_policy_document" "housekeeping" {
 }
 
 data "aws_iam_policy_document" "mlflow" {
-  source_policy_documents = [local.encryption_policy]
-
-  statement {
-    sid       = "List"
-    actions   = ["s3:ListBucket"]
-    resources = [aws_s3_bucket.data.arn]
-
-    condition {
-      test     = "StringLike"
-      variable = "s3:prefix"
-      values   = ["stillhouse/mlflow", "stillhouse/mlflow/*"]
-    }
-  }
-
-  statement {
-    sid = "Artifacts"
-    actions = [
-      "s3:AbortMultipartUpload",
-      "s3:DeleteObject",
-      "s3:GetObject",
-      "s3:ListMultipartUploadParts",
-      "s3:PutObject",
-    ]
-    resources = ["${aws_s3_bucket.data.arn}/stillhouse/mlflow/*"]
-  }
+  source_policy_documents = [local.storage_policy["mlflow"], local.encryption_policy]
 }
 
 # The External Secrets operator, on behalf of the namespace: reads the entries of secrets.tf and the database's.

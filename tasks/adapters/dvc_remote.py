@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.adapters.s3_connection import S3Options
 from tasks.contracts.errors import DataError, ServiceUnavailableError
 
 if TYPE_CHECKING:
@@ -28,10 +29,12 @@ class Remote:
     Attributes:
         url: address or absolute folder; for a remote that the checkout names, its name.
         from_checkout: the checkout's `.dvc/config` describes it, credentials and all.
+        options: what else DVC is told of it, by its own names.
     """
 
     url: str
     from_checkout: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -46,9 +49,7 @@ class Remote:
         """Return DVC's `config` with this remote as the default one."""
         if self.from_checkout:
             return config
-        remote: dict[str, Any] = {"url": self.url}
-        if self.url.startswith("s3://"):
-            remote |= {"connect_timeout": _CONNECT_TIMEOUT_S, "read_timeout": _READ_TIMEOUT_S}
+        remote: dict[str, Any] = {"url": self.url, **self.options}
         return config | {"core": config["core"] | {"remote": _NAME}, "remote": {_NAME: remote}}
 
     @contextmanager
@@ -67,16 +68,34 @@ class Remote:
 
 
 def remote_of(settings: Settings) -> Remote:
-    """Choose the remote: the setting, else the one that the checkout's configuration names, else one below HOME.
+    """Choose the remote: the setting, else the one that the checkout's configuration names, else the embedded one.
+
+    The embedded one lies below STILLHOUSE_BUCKET_URL, or below HOME where there is no bucket.
 
     Raises:
         DataError: the checkout's `.dvc/config` cannot be parsed.
     """
-    if settings.dvc_remote is not None:
-        url = settings.dvc_remote
-        return Remote(url if "://" in url else str((settings.project / Path(url).expanduser()).resolve()))
-    named = _named_in_checkout(settings.project)
-    return Remote(named, from_checkout=True) if named else Remote(str(settings.home / "dvc-remote"))
+    if settings.dvc_remote is None:
+        named = _named_in_checkout(settings.project)
+        if named:
+            return Remote(named, from_checkout=True)
+    url = settings.dvc_remote or settings.dvc_default_address
+    if "://" not in url:
+        return Remote(str((settings.project / Path(url).expanduser()).resolve()))
+    return Remote(url, options=_s3_options(S3Options.of(settings)) if url.startswith("s3://") else {})
+
+
+def _s3_options(options: S3Options) -> dict[str, Any]:
+    encryption = options.encryption_arguments
+    said = {
+        "connect_timeout": _CONNECT_TIMEOUT_S,
+        "read_timeout": _READ_TIMEOUT_S,
+        "endpointurl": options.endpoint,
+        "region": options.region,
+        "sse": encryption.get("ServerSideEncryption"),
+        "sse_kms_key_id": encryption.get("SSEKMSKeyId"),
+    }
+    return {name: value for name, value in said.items() if value}
 
 
 def _named_in_checkout(project: Path) -> str | None:

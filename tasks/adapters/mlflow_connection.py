@@ -5,6 +5,7 @@ and `import_in_background` lets a process that will need it overlap that with ot
 """
 
 import errno
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from tasks.adapters.locks import FileLocks
+from tasks.adapters.s3_connection import S3Options
 from tasks.contracts.errors import InfrastructureError, ServiceUnavailableError, StillhouseError, UserError
 from tasks.runtime.settings import Settings
 
@@ -57,6 +59,7 @@ class MlflowConnection:
         self._address = settings.tracking_address
         self._shown_address = without_password(settings.tracking_address)
         self._artifact_root = _artifact_root(settings)
+        self._environment = environment_of_mlflow(settings)
         self._locks = locks or FileLocks(settings.store_root / "locks")
         self._creating = threading.Lock()
         self._client: MlflowClient | None = None
@@ -70,6 +73,8 @@ class MlflowConnection:
         """
         with self._creating:
             if self._client is None:
+                for name, value in self._environment.items():
+                    os.environ.setdefault(name, value)
                 with self.errors("open"), self.lock("mlflow-database"):
                     self._client = _opened_client(self._address)
         return self._client
@@ -129,6 +134,22 @@ def connection(settings: Settings, locks: "Locks | None" = None) -> MlflowConnec
     return MlflowConnection(settings, locks)
 
 
+def environment_of_mlflow(settings: Settings) -> dict[str, str]:
+    """Return what our settings say of S3 by the names under which MLflow reads them, at every use of an artifact.
+
+    What the environment says by these names already counts more.
+    """
+    options = S3Options.of(settings)
+    said = {
+        "MLFLOW_S3_ENDPOINT_URL": options.endpoint,
+        "AWS_DEFAULT_REGION": options.region,
+        "MLFLOW_S3_UPLOAD_EXTRA_ARGS": json.dumps(options.encryption_arguments)
+        if options.encryption_arguments
+        else None,
+    }
+    return {name: value for name, value in said.items() if value}
+
+
 def without_password(address: str) -> str:
     """Return the address as it may be shown: `scheme://user:***@host/path`."""
     parts = urlsplit(address)
@@ -154,7 +175,7 @@ def _artifact_root(settings: Settings) -> str | None:
         return settings.mlflow_artifacts
     if urlsplit(settings.tracking_address).scheme in {"http", "https"}:
         return None
-    return (settings.home / "mlflow-artifacts").as_uri()
+    return settings.mlflow_artifacts_address
 
 
 def _named_error(error: Exception, doing: str, where: str) -> StillhouseError | None:

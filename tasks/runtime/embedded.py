@@ -1,10 +1,10 @@
 """Embedded defaults for the engines, where the environment names none; set before they are imported."""
 
-import json
 import os
 from pathlib import Path
 
 from tasks.contracts.errors import InfrastructureError
+from tasks.runtime.service_state import read_state
 from tasks.runtime.settings import Settings, current_settings
 
 _QUIET = {
@@ -43,28 +43,13 @@ def use_embedded_engines() -> None:
         os.environ["PREFECT_API_URL"] = address
 
 
-def services_file(settings: Settings) -> Path:
-    """Return the file in which `stillhouse up` says what it runs and where."""
-    return settings.home / "services.json"
-
-
 def running_services(settings: Settings) -> dict[str, str]:
-    """Return the addresses of what `stillhouse up` runs here now, by name; empty if it does not run."""
-    try:
-        document = json.loads(services_file(settings).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    """Return the addresses of what `stillhouse up` runs here now, by name; empty if it does not run.
+
+    Raises:
+        InfrastructureError: the file in which it says so is damaged.
+    """
+    state = read_state(settings)
+    if state is None or not state.ready or not state.is_supervised:
         return {}
-    except ValueError as error:
-        raise InfrastructureError(f"{services_file(settings)} is damaged ({error}); remove it") from error
-    addresses: dict[str, str] = document["addresses"]
-    return addresses if _is_alive(int(document["pid"])) else {}
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return {one.name: one.address for one in state.services}

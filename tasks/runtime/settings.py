@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tasks.contracts.compression import StoreCompression
 from tasks.contracts.errors import UserError
 from tasks.contracts.object_place import ObjectPlace
+from tasks.runtime.own_postgres import OwnPostgres
 
 
 class Settings(BaseSettings):
@@ -25,6 +26,11 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path(".stillhouse"), description="Folder of all embedded state.")
     project: Path = Field(default=Path(), description="Root of the checkout: data.dvc, data/, plans/.")
+    bucket_url: str | None = Field(
+        default=None,
+        description="One place in S3 for everything, s3://BUCKET/PREFIX: store, traffic, mlflow and dvc below it, each "
+        "unless its own setting says otherwise.",
+    )
     store: Path | None = Field(default=None, description="Artifact and document store. Default: HOME/store.")
     store_url: str | None = Field(
         default=None,
@@ -55,12 +61,17 @@ class Settings(BaseSettings):
     ledger_url: SecretStr | None = Field(
         default=None,
         description="SQLAlchemy URL of the ledger; in PostgreSQL, several hosts share it and their locks. "
-        "Default: SQLite in HOME.",
+        "Default: in HOME, SQLite or what `stillhouse up --postgres` made.",
     )
-    tracking_url: str | None = Field(default=None, description="MLflow tracking server. Default: SQLite in HOME.")
-    mlflow_artifacts: str | None = Field(default=None, description="MLflow artifacts. Default: HOME/mlflow-artifacts.")
+    tracking_url: str | None = Field(
+        default=None,
+        description="MLflow tracking server. Default: in HOME, SQLite or what `stillhouse up --postgres` made.",
+    )
+    mlflow_artifacts: str | None = Field(
+        default=None, description="MLflow artifacts. Default: BUCKET_URL/mlflow, else HOME/mlflow-artifacts."
+    )
     dvc_remote: str | None = Field(
-        default=None, description="DVC remote. Default: the checkout's, else HOME/dvc-remote."
+        default=None, description="DVC remote. Default: the checkout's, else BUCKET_URL/dvc, else HOME/dvc-remote."
     )
     execution: Literal["local", "ray"] = Field(
         default="local", description="Where stages run: `local`, on the machine of the flow, or `ray`."
@@ -119,6 +130,10 @@ class Settings(BaseSettings):
         for name, path in anchored.items():
             object.__setattr__(self, name, path)
         try:
+            bucket = _place(self.bucket_url, "STILLHOUSE_BUCKET_URL")
+            if bucket is not None:
+                object.__setattr__(self, "store_url", self.store_url or f"{bucket.url}/store")
+                object.__setattr__(self, "traffic_url", self.traffic_url or f"{bucket.url}/traffic")
             places = self.store_place, self.traffic_place
         except UserError as error:
             raise ValueError(str(error)) from error
@@ -154,6 +169,20 @@ class Settings(BaseSettings):
         return self.traffic
 
     @property
+    def mlflow_artifacts_address(self) -> str:
+        """Where new MLflow experiments keep their artifacts, unless a tracking server elsewhere decides it."""
+        return self.mlflow_artifacts or self._in_bucket("mlflow") or (self.home / "mlflow-artifacts").as_uri()
+
+    @property
+    def dvc_default_address(self) -> str:
+        """The DVC remote where neither STILLHOUSE_DVC_REMOTE nor the checkout names one."""
+        return self._in_bucket("dvc") or str(self.home / "dvc-remote")
+
+    def _in_bucket(self, part: str) -> str | None:
+        bucket = _place(self.bucket_url, "STILLHOUSE_BUCKET_URL")
+        return None if bucket is None else f"{bucket.url}/{part}"
+
+    @property
     def reports_root(self) -> Path:
         """Folder of the HTML reports."""
         assert self.reports is not None
@@ -164,7 +193,8 @@ class Settings(BaseSettings):
         """SQLAlchemy URL of the ledger, password included; never print it."""
         if self.ledger_url is not None:
             return self.ledger_url.get_secret_value()
-        return f"sqlite:///{self.home / 'ledger.db'}"
+        own = OwnPostgres(self.home)
+        return own.url("ledger") if own.is_made else f"sqlite:///{self.home / 'ledger.db'}"
 
     @property
     def ledger_is_shared(self) -> bool:
@@ -188,7 +218,10 @@ class Settings(BaseSettings):
     @property
     def tracking_address(self) -> str:
         """URI for `mlflow.set_tracking_uri`."""
-        return self.tracking_url or f"sqlite:///{self.home / 'mlflow.db'}"
+        if self.tracking_url:
+            return self.tracking_url
+        own = OwnPostgres(self.home)
+        return own.url("mlflow") if own.is_made else f"sqlite:///{self.home / 'mlflow.db'}"
 
 
 def _place(url: str | None, setting: str) -> ObjectPlace | None:

@@ -293,3 +293,26 @@ def test_push_and_pull_use_the_remote_that_the_checkout_names(settings, locks, d
     shutil.rmtree(data)
     shutil.rmtree(settings.project / ".dvc" / "cache")
     assert dvc.ensure_data(settings, locks, never) == revision
+
+
+def test_remote_of_lies_in_the_bucket_and_knows_its_server_and_key_when_one_place_is_named(settings):
+    in_bucket = {
+        "bucket_url": "s3://models/team",
+        "s3_endpoint": "http://127.0.0.1:9",
+        "s3_region": "eu-central-1",
+        "s3_encryption": "aws:kms",
+        "s3_kms_key": "our-key",
+    }
+    remote = remote_of(settings.model_copy(update=in_bucket))
+    assert remote.url == "s3://models/team/dvc"
+    assert remote.configure({"core": {}})["remote"]["stillhouse"] == {
+        "url": "s3://models/team/dvc",
+        "connect_timeout": 5,
+        "read_timeout": 60,
+        "endpointurl": "http://127.0.0.1:9",
+        "region": "eu-central-1",
+        "sse": "aws:kms",
+        "sse_kms_key_id": "our-key",
+    }
+    elsewhere = remote_of(settings.model_copy(update=in_bucket | {"dvc_remote": "https://host/rows"}))
+    assert elsewhere.configure({"core": {}})["remote"]["stillhouse"] == {"url": "https://host/rows"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters.mlflow_connection import MlflowConnection, without_password
+from tasks.adapters.mlflow_connection import MlflowConnection, environment_of_mlflow, without_password
 from tasks.adapters.mlflow_tracking import MlflowTracker
 from tasks.contracts.errors import InfrastructureError, ServiceUnavailableError, UserError
 from tasks.runtime.settings import Settings
@@ -110,3 +110,13 @@ def test_experiment_id_says_how_to_go_on_when_the_experiment_is_deleted(tmp_path
 )
 def test_without_password_hides_only_the_password_when_there_is_one(address, shown):
     assert without_password(address) == shown
+
+
+def test_environment_of_mlflow_says_of_s3_what_our_settings_say(tmp_path):
+    assert environment_of_mlflow(Settings(home=tmp_path)) == {}
+    settings = Settings(home=tmp_path, s3_endpoint="http://127.0.0.1:9", s3_region="eu-1", s3_encryption="AES256")
+    assert environment_of_mlflow(settings) == {
+        "MLFLOW_S3_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_DEFAULT_REGION": "eu-1",
+        "MLFLOW_S3_UPLOAD_EXTRA_ARGS": '{"ServerSideEncryption": "AES256"}',
+    }

@@ -157,7 +157,7 @@ def test_importing_writes_nothing_and_sets_up_no_logging(tmp_path: Path) -> None
     code = (
         "import logging, os\n"
         "before = list(logging.root.handlers), dict(os.environ)\n"
-        "import flows.cli.root, flows.plan, tasks.stages.rolling, infra.embedded\n"
+        "import flows.cli.root, flows.plan, tasks.stages.rolling, infra.engines.supervising\n"
         "assert (list(logging.root.handlers), dict(os.environ)) == before"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -184,17 +184,18 @@ def test_a_deployment_names_a_flow_that_takes_its_parameters(deployment: dict[st
 
 def test_ports_agree_between_the_command_that_starts_services_and_the_settings_that_find_them() -> None:
     from flows.cli.up import up
-    from infra.embedded import _services
+    from infra.engines.chosen import Options, chosen_services
     from infra.gateway.__main__ import __file__ as gateway_main
 
-    ports = {name: parameter.default.default for name, parameter in signature(up).parameters.items()}
+    ports = {name: parameter.default for name, parameter in signature(up).parameters.items() if name.endswith("port")}
     settings = Settings()
-    services = {service.name: service for service in _services(settings, **ports)}
+    services = {service.name: service for service in chosen_services(settings, Options(**ports), None)}
 
+    assert Options(**ports) == Options()
     assert services["gateway"].address == settings.gateway_url
     assert services["prefect_api"].address == "http://127.0.0.1:4200/api"
     for service in services.values():
-        assert service.health.startswith("http://127.0.0.1:")
+        assert service.address.startswith("http://127.0.0.1:")
         assert service.command[0] == sys.executable
     assert str(ports["gateway_port"]) in Path(gateway_main).read_text() + (ROOT / "infra/gateway/config.py").read_text()
 

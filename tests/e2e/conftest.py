@@ -78,7 +78,7 @@ class Stillhouse:
     def call(self, *arguments: str, code: int = 0) -> str:
         process = self.start(*arguments)
         try:
-            output, _ = process.communicate(timeout=280)
+            output, _ = process.communicate(timeout=900)  # a loaded machine is no failure
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise

@@ -1,18 +1,14 @@
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tasks.contracts.errors import DocumentConflictError, InfrastructureError
 from tasks.runtime.documents import record_document
-from tasks.runtime.embedded import running_services, services_file
+from tasks.runtime.embedded import running_services
+from tasks.runtime.processes import ProcessId, myself
+from tasks.runtime.service_state import ServicesState, ServiceState, services_file, write_state
 from tasks.runtime.services import connect
 from tasks.runtime.settings import Settings
-
-ADDRESSES = {"gateway": "http://127.0.0.1:8080"}
 
 
 @pytest.fixture
@@ -21,20 +17,24 @@ def settings(home: Path) -> Settings:
     return Settings()
 
 
-def write(settings: Settings, pid: int) -> None:
-    services_file(settings).write_text(json.dumps({"pid": pid, "addresses": ADDRESSES}))
+def write(settings: Settings, supervisor: ProcessId, *, ready: bool = True) -> None:
+    gateway = ServiceState(
+        name="gateway", process=supervisor, address="http://127.0.0.1:8080", page="", log="", stop_signal=15,
+        stop_within_s=1.0, mark="",
+    )  # fmt: skip
+    write_state(settings, ServicesState(supervisor=supervisor, ready=ready, services=(gateway,)))
 
 
-def test_running_services_are_those_of_a_process_that_lives(settings: Settings) -> None:
+def test_running_services_are_those_of_a_process_that_lives_once_all_are_ready(settings: Settings) -> None:
     assert running_services(settings) == {}
-    write(settings, os.getpid())
-    assert running_services(settings) == ADDRESSES
+    write(settings, myself(), ready=False)
+    assert running_services(settings) == {}
+    write(settings, myself())
+    assert running_services(settings) == {"gateway": "http://127.0.0.1:8080"}
 
 
-def test_running_services_are_none_when_their_process_was_killed(settings: Settings) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    write(settings, ended.pid)
+def test_running_services_are_none_when_another_process_has_the_number_of_theirs(settings: Settings) -> None:
+    write(settings, myself().model_copy(update={"started": "in another life"}))
 
     assert running_services(settings) == {}
 

@@ -1,6 +1,7 @@
-from pydantic import SecretStr
+import pytest
+from pydantic import SecretStr, ValidationError
 
-from infra.embedded import _services
+from infra.engines.chosen import Options, chosen_services
 from tasks.runtime.settings import Settings, environment_of_services
 
 PEM = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
@@ -32,7 +33,8 @@ def test_verification_keys_of_an_env_file_reach_every_gateway_that_is_started_he
     settings = Settings(home=tmp_path)
 
     assert settings.gateway_environment == expected
-    assert next(one for one in _services(settings, 1, 2, 3) if one.name == "gateway").environment == expected
+    services = chosen_services(settings, Options(), None)
+    assert next(one for one in services if one.name == "gateway").environment.items() >= expected.items()
     (tmp_path / ".env").unlink()
     assert Settings(home=tmp_path).gateway_environment == {}
 
@@ -45,3 +47,23 @@ def test_services_that_are_started_here_get_no_secret_that_they_have_no_use_for(
 
     assert not {"STILLHOUSE_SIGNING_KEY", "STILLHOUSE_WEBHOOK_SECRET", "STILLHOUSE_LEDGER_URL"} & set(given)
     assert given["STILLHOUSE_VERIFY_KEYS"] == "value"
+
+
+def test_one_bucket_gives_everything_its_prefix_unless_a_setting_says_otherwise(tmp_path):
+    settings = Settings(home=tmp_path, bucket_url="s3://models/team/")
+    assert settings.store_url == "s3://models/team/store"
+    assert settings.traffic_url == "s3://models/team/traffic"
+    assert settings.mlflow_artifacts_address == "s3://models/team/mlflow"
+    assert settings.dvc_default_address == "s3://models/team/dvc"
+
+    own = Settings(
+        home=tmp_path, bucket_url="s3://models", traffic_url="s3://logs/team", mlflow_artifacts="s3://other/mlflow"
+    )
+    assert own.store_url == "s3://models/store"
+    assert own.traffic_url == "s3://logs/team"
+    assert own.mlflow_artifacts_address == "s3://other/mlflow"
+
+
+def test_one_bucket_is_refused_by_name_when_it_is_no_place_in_s3(tmp_path):
+    with pytest.raises(ValidationError, match="STILLHOUSE_BUCKET_URL='models' names no place in S3"):
+        Settings(home=tmp_path, bucket_url="models")
