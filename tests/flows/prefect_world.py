@@ -47,13 +47,13 @@ class PrefectServer:
 
 
 @contextmanager
-def prefect_server(folder: Path) -> Iterator[PrefectServer]:
-    """Run a server with its state below `folder`."""
+def prefect_server(folder: Path, **settings: str) -> Iterator[PrefectServer]:
+    """Run a server with its state below `folder`, and with these settings of Prefect's."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}/api"
     environment = os.environ | _CALM | {"PREFECT_HOME": str(folder / "prefect"), "STILLHOUSE_PROJECT": str(ROOT)}
-    environment |= {"PREFECT_API_URL": address, "PYTHONPATH": str(ROOT)}
+    environment |= {"PREFECT_API_URL": address, "PYTHONPATH": str(ROOT)} | settings
     start = [*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(start, env=environment, stdout=log, stderr=log)
