@@ -34,19 +34,20 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         declared = read_declared(Path("prefect.yaml"))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    for pool in _POOLS:
-        found = _type_of(pool)
-        if found not in (None, types[0]):
-            sys.stderr.write(
-                f"work pool {pool} is of type {found}, and a pool keeps its type; delete it with "
-                f"`prefect work-pool delete {pool}`, or deploy as {found}\n"
-            )
-            return 1
-        _make(pool, types[0])
     with connected() as server:
+        found = server.pool_types()
+        for pool in _POOLS:
+            if found.get(pool, types[0]) != types[0]:
+                sys.stderr.write(
+                    f"work pool {pool} is of type {found[pool]}, and a pool keeps its type; delete it with "
+                    f"`prefect work-pool delete {pool}`, or deploy as {found[pool]}\n"
+                )
+                return 1
+        for pool in _POOLS:
+            _make(pool, types[0])
         _deploy(server, declared)
         _tidy(server, declared, prune=_PRUNE in arguments)
         _share_limits(server, declared)  # last: a deployment that is removed takes the limit along that it shares
@@ -89,14 +90,6 @@ def template(pool: str, image: str | None) -> dict[str, Any]:
     if image:
         document["variables"]["properties"]["image"]["default"] = image
     return document
-
-
-def _type_of(pool: str) -> str | None:
-    """Return the type of a pool on the server, None if there is no such pool."""
-    command = ["prefect", "--no-prompt", "work-pool", "ls", "--output", "json"]
-    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    types: dict[str, str] = {one["name"]: one["type"] for one in json.loads(found.stdout)}
-    return types.get(pool)
 
 
 def _make(pool: str, wanted: str) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.e2e.conftest import CHECKOUT, SMALL_PLAN
 from tests.flows.prefect_world import PrefectServer, until
 
 _BIN = str(Path(sys.executable).parent)
-PATIENCE_S = 420.0
+PATIENCE_S = 900.0
 
 
 @dataclass
@@ -80,11 +80,17 @@ class Site:
         found: dict[str, Any] = self.ask("GET", f"/flow_runs/{run_id}")
         return found
 
-    def runs(self, deployment: str) -> list[dict[str, Any]]:
-        """Return the runs of a deployment that were due by now."""
+    def all_runs(self, deployment: str) -> list[dict[str, Any]]:
+        """Return the runs of a deployment, those of later days included."""
         wanted = {"id": {"any_": [self.deployments()[deployment]["id"]]}}
-        found = self.server.filtered("flow_runs", deployments=wanted)
-        return [one for one in found if one["state_name"] != "Scheduled" or one["run_count"] > 0]
+        return self.server.filtered("flow_runs", deployments=wanted)
+
+    def cancel(self, *run_ids: str) -> None:
+        """End runs on the server, whatever their processes do; those that have ended stay as they are."""
+        for run_id in run_ids:
+            if self.run(run_id)["state_type"] not in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED"):
+                body = {"state": {"type": "CANCELLED"}, "force": True}
+                self.ask("POST", f"/flow_runs/{run_id}/set_state", body)
 
     def reaches(self, run_id: str, *states: str, starts: int = 0) -> dict[str, Any]:
         """Wait until a run is in one of the states (types, or names), having begun `starts` times; return it."""
@@ -108,7 +114,8 @@ class Site:
 def kill(processes: list[psutil.Process]) -> float:
     """SIGKILL them all; return when."""
     for process in processes:
-        process.send_signal(signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
     psutil.wait_procs(processes, timeout=30)
     return time.time()
 
