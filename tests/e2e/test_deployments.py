@@ -68,7 +68,7 @@ def test_deploying_makes_every_deployment_in_its_pool(deployed: Site) -> None:
 
 
 def test_a_run_whose_worker_and_process_are_killed_goes_on_elsewhere_with_its_finished_stages(deployed: Site) -> None:
-    schedule = {"epochs": 600, "learning_rate": 0.003, "checkpoint_every": 3}
+    schedule = {"epochs": 150, "learning_rate": 0.003, "checkpoint_every": 3}
     plan = deployed.project / "plans" / "killed.yaml"
     plan.write_text(small_plan("killed", schedule=schedule))
     checkpoints = deployed.home / "store" / "checkpoints"
