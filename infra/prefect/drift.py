@@ -88,6 +88,7 @@ def switched_on(before: Sequence[Deployment], after: Sequence[Deployment]) -> li
 
 
 def switched_off(before: Sequence[Automation], after: Sequence[Automation]) -> list[Automation]:
-    """Return the automations that were off before a deploy and are no longer, though they have the same name."""
+    """Return the automations that a deploy made anew and on, where one of the same name was off before."""
     off = {one.name for one in before if not one.enabled}
-    return [one for one in after if one.enabled and one.name in off]
+    known = {one.id for one in before}
+    return [one for one in after if one.enabled and one.name in off and one.id not in known]

@@ -36,7 +36,8 @@ def test_switched_on_are_schedules_that_a_deploy_switched_off():
     assert switched_on([], after) == []
 
 
-def test_switched_off_are_automations_that_a_deploy_switched_on():
-    before = [Automation("1", "a", False), Automation("2", "b", True)]
-    after = [Automation("3", "a", True), Automation("4", "b", True)]
+def test_switched_off_are_automations_that_a_deploy_made_anew_and_on():
+    namesakes = [Automation("3", "c", False), Automation("4", "c", True)]  # somebody else's: they keep their ids
+    before = [Automation("1", "a", False), Automation("2", "b", True), *namesakes]
+    after = [Automation("5", "a", True), Automation("6", "b", True), *namesakes]
     assert switched_off(before, after) == [after[0]]
