@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,13 @@ _BIN = str(Path(sys.executable).parent)
 PATIENCE_S = 900.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Site:
     """The server, and everything that is asked of it here."""
 
     server: PrefectServer
     project: Path
     home: Path
-    children: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -52,20 +51,31 @@ class Site:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def worker(self, limit: int) -> "subprocess.Popen[bytes]":
-        """Start a worker of the pool `cpu`."""
+    @contextmanager
+    def worker(self, limit: int) -> Iterator["subprocess.Popen[bytes]"]:
+        """Run a worker of the pool `cpu`; it dies, with what it runs, at the block's end."""
         start = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", "cpu"]
         with (self.home / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
                 [*start, "--limit", str(limit)], env=self.environment, cwd=self.project, stdout=log, stderr=log
             )
-        self.children.append(worker)
-        return worker
+        try:
+            yield worker
+        finally:
+            if worker.poll() is None:
+                kill([*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)])
+            worker.wait(60)
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        answer = httpx.request(method, f"{self.server.address}{path}", json=body, trust_env=False, timeout=30)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        """Ask the server's API; one that is too busy is asked again."""
+
+        def answer() -> httpx.Response | None:
+            got = httpx.request(method, f"{self.server.address}{path}", json=body, trust_env=False, timeout=120)
+            return None if got.status_code == httpx.codes.SERVICE_UNAVAILABLE else got
+
+        got: httpx.Response = until(answer, PATIENCE_S, f"{method} {path}: always too busy")
+        got.raise_for_status()
+        return got.json() if got.content else None
 
     def deployments(self) -> dict[str, dict[str, Any]]:
         return {one["name"]: one for one in self.server.filtered("deployments")}
@@ -132,25 +142,44 @@ def small_plan(name: str, **changes: Any) -> str:
     return yaml.safe_dump(plan)
 
 
-@contextmanager
-def site(server: PrefectServer, folder: Path) -> Iterator[Site]:
-    """Lay out a project and end its workers afterwards."""
+def lay_out(server: PrefectServer, folder: Path) -> Site:
+    """Make a project like this checkout, with a small plan for the model `digits`."""
     project, home = folder / "project", folder / "home"
     home.mkdir()
     shutil.copytree(CHECKOUT / "flows", project / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     (project / "plans").mkdir()
     (project / "plans" / "digits.yaml").write_text(small_plan("digits"))
-    shutil.copy(CHECKOUT / "prefect.yaml", project)
-    shutil.copy(CHECKOUT / "data.dvc", project)
-    shutil.copy(CHECKOUT / ".dvcignore", project)
+    for name in ("prefect.yaml", "data.dvc", ".dvcignore"):
+        shutil.copy(CHECKOUT / name, project)
     (project / ".dvc").mkdir()
     shutil.copy(CHECKOUT / ".dvc" / "config", project / ".dvc")
-    made = Site(server, project, home)
-    try:
-        yield made
-    finally:
-        for worker in made.children:
-            if worker.poll() is None:
-                found = psutil.Process(worker.pid)
-                kill([*found.children(recursive=True), found])
-            worker.wait(30)
+    return Site(server, project, home)
+
+
+_LIGHT_FLOWS = """
+import time
+
+from prefect import flow
+
+
+@flow
+def linger(seconds: float = 600.0) -> None:
+    time.sleep(seconds)
+
+
+@flow
+def tidy(reason: str = "") -> None:
+    pass
+"""
+
+
+def lay_out_light(server: PrefectServer, folder: Path, deployments: list[dict[str, Any]]) -> Site:
+    """Make a project named `mine` whose flows do nothing, soon: what is tested of it is the server's to do."""
+    project, home = folder / "project", folder / "home"
+    project.mkdir()
+    home.mkdir()
+    (project / "flows.py").write_text(_LIGHT_FLOWS)
+    pull = [{"prefect.deployments.steps.set_working_directory": {"directory": str(project)}}]
+    document = {"name": "mine", "pull": pull, "deployments": deployments}
+    (project / "prefect.yaml").write_text(yaml.safe_dump(document))
+    return Site(server, project, home)

@@ -1,6 +1,7 @@
 """What prefect.yaml and deploy.py promise, on a real server with real workers: each schedule and trigger starts its
 flow once, one run at a time makes a model's next version, a run outlives its worker, and leftovers are told."""
 
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,13 +10,13 @@ import psutil
 import pytest
 import yaml
 
-from infra.prefect.automations import SILENCE_S, automations
+from infra.prefect.automations import MAX_RESTARTS, SILENCE_S
 from tasks.adapters.prefect_events import PrefectEvents
 from tasks.contracts.monitoring import Announcement
 from tasks.decisions.alarms import announcement_id
 from tasks.runtime.settings import Settings
-from tests.e2e.deployed_site import PATIENCE_S, Site, flow_processes, kill, site, small_plan
-from tests.flows.prefect_world import prefect_server, until
+from tests.e2e.deployed_site import PATIENCE_S, Site, flow_processes, kill, lay_out, lay_out_light, small_plan
+from tests.flows.prefect_world import PrefectServer, prefect_server, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -23,24 +24,56 @@ BEGUN = ("RUNNING", "COMPLETED", "FAILED")
 
 
 @pytest.fixture(scope="module")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
-    with (
-        prefect_server(folder, PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="5") as server,
-        site(server, folder) as made,
-    ):
-        made.deploy()
-        yield made
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    folder = tmp_path_factory.mktemp("server")
+    settings = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5", "PREFECT_SERVER_DATABASE_TIMEOUT": "60"}
+    with prefect_server(folder, **settings) as started:
+        yield started
 
 
-def announce(deployed: Site, event: str, reason: str) -> datetime:
+@pytest.fixture(scope="module")
+def deployed(server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """This checkout's deployments."""
+    made = lay_out(server, tmp_path_factory.mktemp("site"))
+    made.deploy()
+    return made
+
+
+def light(name: str, **more: Any) -> dict[str, Any]:
+    """A deployment of a flow that does nothing."""
+    variables = {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}}
+    pool = {"name": "cpu", "job_variables": variables}
+    return {"name": name, "entrypoint": "flows.py:tidy", "work_pool": pool, "tags": ["mine"]} | more
+
+
+@pytest.fixture(scope="module")
+def mine(server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Another project on the same server, whose flows begin and end soon."""
+    trigger = {"type": "event", "posture": "Reactive", "expect": ["mine.alarm"], "match": {}, "name": "mine-alarm"}
+    one_run = {"entrypoint": "flows.py:linger", "tags": ["mine", "one-run:m"]}
+    made = lay_out_light(
+        server,
+        tmp_path_factory.mktemp("mine"),
+        [
+            light("waits", **one_run, concurrency_limit={"limit": 1, "collision_strategy": "ENQUEUE"}),
+            light("refuses", **one_run, concurrency_limit={"limit": 1, "collision_strategy": "CANCEL_NEW"}),
+            light("alarmed", triggers=[trigger]),
+            light("gone", triggers=[trigger | {"name": "mine-gone"}]),
+            light("kept", schedules=[{"slug": slug, "interval": 86400, "active": False} for slug in ("a", "b")]),
+        ],
+    )
+    made.deploy()
+    return made
+
+
+def announce(deployed: Site, alarm: str, reason: str) -> datetime:
     """Send an event about the model `digits`; return when."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     now = datetime.now(UTC)
     announcement = Announcement(
-        event_id=announcement_id(event, reason),
-        event=event,
+        event_id=announcement_id(alarm, reason),
+        event=alarm,
         subject="model.digits",
         occurred=now.isoformat(),
         payload={"reason": reason},
@@ -49,11 +82,6 @@ def announce(deployed: Site, event: str, reason: str) -> datetime:
         patch.setenv("PREFECT_API_URL", deployed.server.address)
         assert PrefectEvents(Settings(home=deployed.home)).send([announcement])
     return now
-
-
-def end(worker: Any) -> None:
-    found = psutil.Process(worker.pid)
-    kill([*found.children(recursive=True), found])
 
 
 def record(deployed: Site, task: str) -> dict[str, int]:
@@ -72,80 +100,56 @@ def test_a_run_whose_worker_and_process_are_killed_goes_on_elsewhere_with_its_fi
     plan = deployed.project / "plans" / "killed.yaml"
     plan.write_text(small_plan("killed", schedule=schedule))
     checkpoints = deployed.home / "store" / "checkpoints"
-    worker = deployed.worker(limit=1)
-    run = deployed.start("digits", plan=str(plan))
-    # the baseline's own checkpoints are gone when it is finished
-    until(lambda: (deployed.home / "store" / "stages" / "export").is_dir(), PATIENCE_S, "no stage was finished")
-    until(lambda: any(checkpoints.iterdir()), PATIENCE_S, "no stage is under way")
-    trained = record(deployed, "train")
-
-    (flow,) = flow_processes(worker)
-    killed = kill([psutil.Process(worker.pid), flow])
+    with deployed.worker(limit=1) as worker:
+        run = deployed.start("digits", plan=str(plan))
+        # the baseline's own checkpoints are gone when it is finished
+        until(lambda: (deployed.home / "store" / "stages" / "export").is_dir(), PATIENCE_S, "no stage was finished")
+        until(lambda: any(checkpoints.iterdir()), PATIENCE_S, "no stage is under way")
+        trained = record(deployed, "train")
+        killed = kill([psutil.Process(worker.pid), *flow_processes(worker)])
     assert deployed.run(run)["state_type"] == "RUNNING", "nobody is left to tell"
     deployed.reaches(run, "SCHEDULED", "Late")
-    again = deployed.worker(limit=1)
-    done = deployed.reaches(run, "COMPLETED")
+    with deployed.worker(limit=1):
+        done = deployed.reaches(run, "COMPLETED")
 
     since = {state: moment.timestamp() - killed for state, moment in deployed.history(run)}
     print(f"after SIGKILL of worker and flow, seconds until: {since}")
-    end(again)
     assert done["run_count"] == 2
     assert 0 < since["CRASHED"] < SILENCE_S + 60
     assert record(deployed, "train") == trained
-    names = {one["name"].rpartition("-")[0]: one["state_name"] for one in deployed.server.filtered("task_runs")}
-    assert names["train"] == "Cached"
+    tasks = deployed.server.filtered("task_runs", flow_runs={"name": {"any_": ["killed compression"]}})
+    assert sorted(one["state_name"] for one in tasks if one["name"].startswith("train-")) == ["Cached", "Completed"]
 
 
-def test_a_run_that_crashes_again_and_again_is_started_again_no_more_than_the_cap_says(deployed: Site) -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    from infra.prefect.server import Server
-
-    cap = 2
-    with temporary_settings({PREFECT_API_URL: deployed.server.address}), get_client(sync_client=True) as client:
-        for document in automations("stillhouse", max_restarts=cap):
-            Server(client).put(document)
-    assert len([one for one in deployed.server.filtered("automations") if "stillhouse-deploy" in one["tags"]]) == 2
-
-    plan = deployed.project / "plans" / "crashing.yaml"
-    plan.write_text(small_plan("crashing", schedule={"epochs": 4000, "learning_rate": 0.003}))
-    worker = deployed.worker(limit=1)
-    run = deployed.start("digits", plan=str(plan))
-    for starts in range(1, cap + 2):
-        deployed.reaches(run, "RUNNING", starts=starts)
-        kill(flow_processes(worker))
-    deployed.reaches(run, "CRASHED", starts=cap + 1)
-    end(worker)
+def test_a_run_that_crashes_again_and_again_is_started_again_no_more_than_the_cap_says(mine: Site) -> None:
+    with mine.worker(limit=1) as worker:
+        run = mine.start("waits")
+        for starts in range(1, MAX_RESTARTS + 2):
+            mine.reaches(run, "RUNNING", starts=starts)
+            kill(flow_processes(worker))
+        mine.reaches(run, "CRASHED", starts=MAX_RESTARTS + 1)
     # events are dealt with in turn: when this one has its run, the crash would have had its restart
-    announce(deployed, "stillhouse.latency.regressed", "after the last crash")
-    found = until(lambda: deployed.all_runs("digits-recompress"), PATIENCE_S, "the event started nothing")
+    mine.ask("POST", "/events", [event("mine.alarm")])
+    until(lambda: mine.all_runs("alarmed"), PATIENCE_S, "the event started nothing")
 
-    after = deployed.run(run)
-    deployed.cancel(*(one["id"] for one in found))
-    assert (after["state_type"], after["run_count"]) == ("CRASHED", cap + 1)
-    types = [state for state, _ in deployed.history(run)]
-    assert types.count("CRASHED") == cap + 1
+    after = mine.run(run)
+    assert (after["state_type"], after["run_count"]) == ("CRASHED", MAX_RESTARTS + 1)
+    assert [state for state, _ in mine.history(run)].count("CRASHED") == MAX_RESTARTS + 1
 
 
-def test_the_second_run_of_a_model_waits_or_is_cancelled_as_its_deployment_says(deployed: Site) -> None:
-    plan = deployed.project / "plans" / "long.yaml"
-    plan.write_text(small_plan("digits", schedule={"epochs": 4000, "learning_rate": 0.003}))
-    worker = deployed.worker(limit=2)
-    first = deployed.start("digits", plan=str(plan))
-    deployed.reaches(first, "RUNNING")
+def test_the_second_run_of_a_model_waits_or_is_cancelled_as_its_deployment_says(mine: Site) -> None:
+    with mine.worker(limit=2) as worker:
+        first = mine.start("waits")
+        mine.reaches(first, "RUNNING")
 
-    queued = deployed.start("digits")
-    refused = [deployed.start(name) for name in ("retrain", "digits-recompress")]
-    for run in refused:
-        assert "concurrency limit reached" in deployed.reaches(run, "CANCELLED")["state"]["message"]
-    assert deployed.reaches(queued, "AwaitingConcurrencySlot")["run_count"] == 0
+        refused, queued = mine.start("refuses"), mine.start("waits")
+        assert "concurrency limit reached" in mine.reaches(refused, "CANCELLED")["state"]["message"]
+        assert mine.reaches(queued, "AwaitingConcurrencySlot")["run_count"] == 0
 
-    deployed.ask("POST", f"/flow_runs/{first}/set_state", {"state": {"type": "CANCELLING"}})
-    deployed.reaches(first, "CANCELLED")
-    deployed.reaches(queued, *BEGUN, starts=1)
-    end(worker)
-    deployed.cancel(queued)
+        mine.cancel(first)
+        mine.reaches(queued, "RUNNING", starts=1)
+        mine.cancel(queued)
+        kill(flow_processes(worker))
 
 
 def begun_since(deployed: Site, known: set[str], names: list[str]) -> dict[str, list[dict[str, Any]]]:
@@ -170,25 +174,24 @@ def test_every_schedule_starts_its_flow_once(deployed: Site) -> None:
     scheduled = {name: one for name, one in deployed.deployments().items() if one["schedules"]}
     declared = yaml.safe_load((deployed.project / "prefect.yaml").read_text())["deployments"]
     assert set(scheduled) == {one["name"] for one in declared if "schedules" in one}
-    worker = deployed.worker(limit=3)
     late = {}
-    # a retraining is cancelled while a compression of its model runs
-    for names in (["retrain"], [name for name in scheduled if name != "retrain"]):
-        known = {run["id"] for name in names for run in deployed.all_runs(name)}
-        due = datetime.now(UTC) + timedelta(seconds=30)
-        soon = {"schedule": {"interval": 86400, "anchor_date": due.isoformat()}, "active": True}
-        for one in (scheduled[name] for name in names):
-            (schedule,) = one["schedules"]
-            assert not schedule["active"], "it is switched on where it is wanted"
-            deployed.ask("PATCH", f"/deployments/{one['id']}/schedules/{schedule['id']}", soon)
-        for name, runs in begun_since(deployed, known, names).items():
-            assert len(runs) == 1
-            assert runs[0]["auto_scheduled"]
-            late[name] = round(began(runs[0]) - due.timestamp(), 1)
-            if name != "digits":
-                deployed.reaches(runs[0]["id"], "COMPLETED", "FAILED")
-            deployed.cancel(runs[0]["id"])
-    end(worker)
+    with deployed.worker(limit=3):
+        # a retraining is cancelled while a compression of its model runs
+        for names in (["retrain"], [name for name in scheduled if name != "retrain"]):
+            known = {run["id"] for name in names for run in deployed.all_runs(name)}
+            due = datetime.now(UTC) + timedelta(seconds=30)
+            soon = {"schedule": {"interval": 86400, "anchor_date": due.isoformat()}, "active": True}
+            for one in (scheduled[name] for name in names):
+                (schedule,) = one["schedules"]
+                assert not schedule["active"], "it is switched on where it is wanted"
+                deployed.ask("PATCH", f"/deployments/{one['id']}/schedules/{schedule['id']}", soon)
+            for name, runs in begun_since(deployed, known, names).items():
+                assert len(runs) == 1
+                assert runs[0]["auto_scheduled"]
+                late[name] = round(began(runs[0]) - due.timestamp(), 1)
+                if name != "digits":
+                    deployed.reaches(runs[0]["id"], "COMPLETED", "FAILED")
+                deployed.cancel(runs[0]["id"])
     print(f"seconds from the scheduled time to the flow's beginning: {late}")
     assert set(late) == set(scheduled)
 
@@ -199,51 +202,54 @@ def test_every_trigger_starts_its_flow_once(deployed: Site) -> None:
         (event, one["name"]) for one in declared for trigger in one.get("triggers", []) for event in trigger["expect"]
     ]
     assert len(triggers) == 3
-    worker = deployed.worker(limit=1)
-    for event, name in triggers:
-        known = {run["id"] for run in deployed.all_runs(name)}
-        sent = announce(deployed, event, f"as {event} says")
-        (run,) = begun_since(deployed, known, [name])[name]
-        print(f"{event}: {began(run) - sent.timestamp():.1f} s from the event to the flow's beginning")
-        assert run["parameters"]["reason"] == f"as {event} says"
-        if name == "retrain":
-            assert "has no champion" in deployed.reaches(run["id"], "FAILED")["state"]["message"]
-        deployed.cancel(run["id"])
-        kill(flow_processes(worker))
-        assert len([one for one in deployed.all_runs(name) if one["id"] not in known]) == 1
-    end(worker)
+    with deployed.worker(limit=1) as worker:
+        for alarm, name in triggers:
+            known = {run["id"] for run in deployed.all_runs(name)}
+            sent = announce(deployed, alarm, f"as {alarm} says")
+            (run,) = begun_since(deployed, known, [name])[name]
+            print(f"{alarm}: {began(run) - sent.timestamp():.1f} s from the event to the flow's beginning")
+            assert run["parameters"]["reason"] == f"as {alarm} says"
+            if name == "retrain":
+                assert "has no champion" in deployed.reaches(run["id"], "FAILED")["state"]["message"]
+            deployed.cancel(run["id"])
+            kill(flow_processes(worker))
+            assert len([one for one in deployed.all_runs(name) if one["id"] not in known]) == 1
 
 
-def test_deploying_again_keeps_switches_and_tells_what_no_file_names(deployed: Site) -> None:
-    file = deployed.project / "prefect.yaml"
+def test_deploying_again_keeps_switches_and_tells_what_no_file_names(mine: Site, server: PrefectServer) -> None:
+    file = mine.project / "prefect.yaml"
     document = yaml.safe_load(file.read_text())
-    gone, unscheduled, switched = "traffic-retention", "registry", "digits-rollout"
-    found = deployed.deployments()[switched]
-    deployed.ask("PATCH", f"/deployments/{found['id']}/schedules/{found['schedules'][0]['id']}", {"active": True})
-    (drift,) = [one for one in deployed.server.filtered("automations") if one["name"] == "digits-drift"]
-    deployed.ask("PATCH", f"/automations/{drift['id']}", {"enabled": False})
-    document["deployments"] = [one for one in document["deployments"] if one["name"] != gone]
-    del next(one for one in document["deployments"] if one["name"] == unscheduled)["schedules"]
+    kept = mine.deployments()["kept"]
+    for schedule in kept["schedules"]:
+        mine.ask("PATCH", f"/deployments/{kept['id']}/schedules/{schedule['id']}", {"active": True})
+    (alarm,) = [one for one in server.filtered("automations") if one["name"] == "mine-alarm"]
+    mine.ask("PATCH", f"/automations/{alarm['id']}", {"enabled": False})
+    strangers = {"name": "theirs", "trigger": alarm["trigger"], "actions": [{"type": "do-nothing"}], "enabled": True}
+    mine.ask("POST", "/automations/", strangers)
+    document["deployments"] = [one for one in document["deployments"] if one["name"] != "gone"]
+    document["deployments"][-1]["schedules"].pop()
     file.write_text(yaml.safe_dump(document))
 
-    told = deployed.deploy()
-    assert f"schedule every-minute of tick-rollout/{switched} stays on" in told
-    assert "automation 'digits-drift' stays off" in told
-    assert f"deployment prune-traffic/{gone} is in no file: --prune removes it" in told
-    assert f"schedule reconcile-models/{unscheduled} every-five-minutes is in no file: --prune removes it" in told
-    assert gone in deployed.deployments()
+    told = mine.deploy()
+    assert "schedule a of tidy/kept stays on" in told
+    assert "automation 'mine-alarm' stays off" in told
+    assert "deployment tidy/gone is in no file: --prune removes it" in told
+    assert "schedule tidy/kept b is in no file: --prune removes it" in told
+    assert "gone" in mine.deployments()
 
-    told = deployed.deploy("--prune")
+    told = mine.deploy("--prune")
     assert told.count(": removed") == 2
-    left = deployed.deployments()
-    assert gone not in left
-    assert left[unscheduled]["schedules"] == []
-    (schedule,) = left[switched]["schedules"]
-    assert (schedule["active"], schedule["schedule"]["interval"]) == (True, 60)
-    names = [one["name"] for one in deployed.server.filtered("automations")]
-    assert len(names) == len(set(names))
+    left = mine.deployments()
+    assert "gone" not in left
+    assert [(one["slug"], one["active"]) for one in left["kept"]["schedules"]] == [("a", True)]
+    switches = {one["name"]: one["enabled"] for one in server.filtered("automations")}
+    assert switches["theirs"]
+    assert not switches["mine-alarm"]
+    assert "mine-gone" not in switches
     limits = {name: (one["global_concurrency_limit"] or {}).get("name") for name, one in left.items()}
-    assert {name for name, limit in limits.items() if limit == "one-run:digits"} == {
-        "digits", "digits-gpu", "digits-recompress", "retrain",
-    }  # fmt: skip
-    assert "is in no file" not in deployed.deploy()
+    assert limits["waits"] == limits["refuses"] == "one-run:m"
+
+
+def event(name: str) -> dict[str, Any]:
+    now = datetime.now(UTC).isoformat()
+    return {"id": str(uuid.uuid4()), "event": name, "occurred": now, "resource": {"prefect.resource.id": "mine.thing"}}

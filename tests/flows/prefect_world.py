@@ -40,7 +40,7 @@ class PrefectServer:
 
     def filtered(self, what: str, **wanted: Any) -> list[dict[str, Any]]:
         """Return the server's objects of a kind."""
-        answer = httpx.post(f"{self.address}/{what}/filter", json=wanted, trust_env=False)
+        answer = httpx.post(f"{self.address}/{what}/filter", json=wanted, trust_env=False, timeout=120)
         answer.raise_for_status()
         found: list[dict[str, Any]] = answer.json()
         return found
