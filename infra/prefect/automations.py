@@ -9,6 +9,9 @@ from typing import Any
 
 SILENCE_S = 90
 """A run that was not heard of for so long is dead; three of the heartbeats that `prefect.yaml` asks for."""
+REST_S = 30
+"""For so long a crashed run is left alone: a worker with a `--limit` ends with an error when it is given a run again
+before it has put the first attempt away, which takes it seconds where its machine is busy."""
 MAX_RESTARTS = 3
 """A run that crashes in spite of so many restarts stays crashed: its cause does not heal."""
 
@@ -32,16 +35,18 @@ def automations(tag: str, max_restarts: int = MAX_RESTARTS) -> list[dict[str, An
     }
     crashed = {
         "type": "event",
-        "posture": "Reactive",
+        "posture": "Proactive",  # the one posture that can wait
         # a run that never began has the count 0: what keeps it from starting would keep it again
         "match": {
             "prefect.resource.id": "prefect.flow-run.*",
             "prefect.run-count": [str(count) for count in range(1, max_restarts + 1)],
         },
         "match_related": ours,
-        "expect": ["prefect.flow-run.Crashed"],
+        "for_each": ["prefect.resource.id"],
+        "after": ["prefect.flow-run.Crashed"],
+        "expect": ["prefect.flow-run.Scheduled"],  # somebody was faster
         "threshold": 1,
-        "within": 0,
+        "within": REST_S,
     }
     return [
         {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.prefect.automations import MAX_RESTARTS, SILENCE_S, automations
+from infra.prefect.automations import MAX_RESTARTS, REST_S, SILENCE_S, automations
 from tests.infra.manifests import ROOT, compose, documents
 
 SILENT, CRASHED = automations("stillhouse")
@@ -52,6 +52,14 @@ def test_automations_look_at_runs_of_our_deployments_alone() -> None:
 @pytest.mark.parametrize("state", ["Failed", "Completed", "Cancelled", "Running"])
 def test_a_run_that_did_not_crash_is_not_started_again(state: str) -> None:
     assert not trigger(CRASHED).covers(event(state, run_count=1))
+
+
+def test_a_crashed_run_is_left_alone_for_a_while_and_for_good_if_somebody_started_it() -> None:
+    crashed = trigger(CRASHED)
+    assert crashed.starts_after("prefect.flow-run.Crashed")
+    assert crashed.within == timedelta(seconds=REST_S)
+    assert not crashed.expects("prefect.flow-run.Crashed")
+    assert crashed.expects("prefect.flow-run.Scheduled")
 
 
 @pytest.mark.parametrize("state", ["Failed", "Completed", "Cancelled", "Crashed"])
