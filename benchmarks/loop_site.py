@@ -73,7 +73,8 @@ def deployed(project: Path) -> Iterator[None]:
     Raises:
         ServiceUnavailableError: `prefect` refused; its words are in the message.
     """
-    _prefect(project, "work-pool", "create", _POOL, "--type", "process")
+    for pool in (_POOL, "gpu"):  # deploying asks for both; nothing here runs in the latter
+        _prefect(project, "work-pool", "create", pool, "--type", "process")
     _prefect(project, "deploy", "--all")
     worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", _POOL, "--type", "process"]
     with _child(worker, project, {}):

@@ -1,8 +1,12 @@
-"""Entry points of deployments, whose parameters are plain values from `prefect.yaml`."""
+"""Entry points of deployments, whose parameters are plain values from `prefect.yaml`.
+
+At most one run at a time makes the next version of a model: of these two flows, and of `retrain_model`.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,21 +14,28 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.compression import compress_model
-from flows.plan import load_plan
+from flows.plan import CompressionPlan, load_plan
 from tasks.runtime.services import connect
 from tasks.stages.budget import spend
+from tasks.stages.single_flight import single_flight
 
 
 @flow(name="compress-plan", flow_run_name="{plan}", persist_result=False)
-def compress_plan(plan: str) -> str | None:
-    """Run the plan in the file `plan` (relative to STILLHOUSE_PROJECT); return the name of the chosen candidate.
+def compress_plan(plan: str, overrides: Sequence[str] = ()) -> str | None:
+    """Run the plan in the file `plan`; return the name of the chosen candidate.
+
+    Where another run makes the next version of the model, it waits for its turn.
+
+    Args:
+        plan: File of the plan, relative to STILLHOUSE_PROJECT.
+        overrides: `key.path=value`, as `stillhouse run --set`.
 
     Raises:
         PlanError: the file is missing or not a valid plan.
     """
-    path = Path(plan)
-    dossier = compress_model(load_plan(path if path.is_absolute() else connect().settings.project / path))
-    return dossier.record.chosen
+    loaded = _load(plan, overrides)
+    with single_flight(connect(), loaded.registered_name, wait=True):
+        return compress_model(loaded).record.chosen
 
 
 @flow(name="recompress-plan", flow_run_name="{plan} after an alarm", persist_result=False)
@@ -39,8 +50,16 @@ def recompress_plan(plan: str, reason: str, max_per_week: int = 2) -> str | None
         max_per_week: Runs allowed in any seven days.
 
     Raises:
+        ModelBusyError: another run makes the next version of the model; this one did not count.
         UserError: the budget is spent, or see `compress_plan`.
     """
+    loaded = _load(plan)
     name = re.sub(r"[^a-z0-9]+", "-", plan.lower()).strip("-")
-    spend(connect().documents, f"recompress/{name}", str(flow_run.id), max_per_week, datetime.now(UTC))
-    return compress_plan(plan)
+    with single_flight(connect(), loaded.registered_name):
+        spend(connect().documents, f"recompress/{name}", str(flow_run.id), max_per_week, datetime.now(UTC))
+        return compress_model(loaded).record.chosen
+
+
+def _load(plan: str, overrides: Sequence[str] = ()) -> CompressionPlan:
+    path = Path(plan)
+    return load_plan(path if path.is_absolute() else connect().settings.project / path, tuple(overrides))

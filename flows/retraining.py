@@ -21,9 +21,9 @@ from tasks.stages.retraining import (
     concluded,
     current_champion,
     require_turn,
-    single_flight,
     unfinished,
 )
+from tasks.stages.single_flight import single_flight
 from tasks.techniques.baseline import LoadBaseline, WarmStart
 
 
@@ -40,7 +40,8 @@ def retrain_model(model_name: str, plan: str, reason: str) -> RunDossier:
         reason: Why, for the readers of ledger and lineage.
 
     Raises:
-        RetrainingRefusedError: another one or a rollout is running, or pause or budget forbid it.
+        ModelBusyError: another retraining, or a deployment that compresses the model, is running.
+        RetrainingRefusedError: a rollout is running, or pause or budget forbid it.
         DataError: traffic brought too few labelled rows, or bad ones; nothing was changed.
         UserError: the plan is wrong, or about another model.
         InfrastructureError: something outside failed for longer than retries last; a later run goes on from here.

@@ -45,6 +45,10 @@ class RetrainingRefusedError(UserError):
     """A retraining that must not start now; the message says when it may."""
 
 
+class ModelBusyError(UserError):
+    """A run that must wait for another of the same model; the message says which model."""
+
+
 class StaleChampionError(UserError):
     """The champion moved since the evidence was gathered."""
 

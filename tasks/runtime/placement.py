@@ -7,14 +7,19 @@ move through the store.
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tasks.contracts.resources import NOTHING_SPECIAL, Resources
 from tasks.contracts.value import Slug
 from tasks.runtime.crews import run_crew
+from tasks.runtime.gpus import LocalGpus
 from tasks.runtime.isolation import Message, StageCall, StageProcess, make_call, outcome_of
+
+if TYPE_CHECKING:
+    from tasks.runtime.services import Locks
 
 R = TypeVar("R")
 
@@ -37,35 +42,42 @@ class Placement(Protocol):
 
 
 class LocalPlacement:
-    """On this machine: as many stage processes at once as it has CPUs for their threads.
+    """On this machine: as many stage processes at once as it has CPUs for their threads, and GPUs for their shares.
 
     Processes that train one model together are as many as it has GPUs, or CPUs, for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gpu_locks: "Locks | None" = None) -> None:
+        """Count what there is; `gpu_locks` keep the other processes of this host off a GPU that is in use."""
         self._num_cpus = len(os.sched_getaffinity(0))
-        self._gpus = visible_gpus()
+        self._gpus = LocalGpus(visible_gpus(), gpu_locks)
         self._slots = threading.BoundedSemaphore(self._num_cpus)
         self._order = threading.Lock()
 
     def run(self, call: StageCall, on_progress: Callable[[Any], None]) -> Message:
-        """Make the call as soon as enough CPUs are free. One that measures waits for all of them."""
+        """Make the call as soon as enough is free. One that measures waits for all CPUs."""
         size = self._crew_size(call)
         wanted = self._num_cpus if call.target is not None else min(size * call.num_threads, self._num_cpus)
+        # GPUs first: who waits for one holds no CPU, and who has CPUs waits for nothing
+        with self._gpus.taken(call.resources.num_gpus, size, call.function) as devices, self._cpus(wanted):
+            if size > 1:
+                return run_crew(call, size, devices, on_progress)
+            return StageProcess(call, {"CUDA_VISIBLE_DEVICES": devices[0]} if devices else None).run(on_progress)
+
+    @contextmanager
+    def _cpus(self, wanted: int) -> Iterator[None]:
         with self._order:  # so that of two wide stages neither holds half
             for _ in range(wanted):
                 self._slots.acquire()
         try:
-            if size > 1:
-                return run_crew(call, size, self._gpus[:size] if call.resources.num_gpus > 0 else [], on_progress)
-            return StageProcess(call).run(on_progress)
+            yield
         finally:
             self._slots.release(wanted)
 
     def _crew_size(self, call: StageCall) -> int:
         """Return how many processes run the call: all that it asks for, or what there is room for."""
-        if call.resources.num_gpus > 0 and self._gpus:
-            return min(call.resources.num_workers, len(self._gpus))
+        if call.resources.num_gpus > 0 and (room := self._gpus.room(call.resources.num_gpus)):
+            return min(call.resources.num_workers, room)
         return min(call.resources.num_workers, max(1, self._num_cpus // call.num_threads))
 
 

@@ -522,7 +522,7 @@ def connect(settings: Settings | None = None) -> Services:
     @cache
     def placement() -> Placement:
         if settings.execution == "local":
-            return LocalPlacement()
+            return LocalPlacement(FileLocks(settings.home / "locks"))
         from tasks.adapters.ray_placement import RayPlacement
 
         return RayPlacement(settings)

@@ -1,14 +1,13 @@
-"""The work around a retraining: one at a time, within its budget, and recorded from its start to its outcome."""
+"""The work around a retraining: within its budget, and recorded from its start to its outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 
 from tasks.contracts.errors import (
     DocumentConflictError,
-    LockTakenError,
     ModelError,
     RetrainingRefusedError,
     UserError,
@@ -19,24 +18,6 @@ from tasks.contracts.value import Digest, Slug
 from tasks.decisions.retraining import RetrainingPolicy, why_not_now
 from tasks.runtime.services import Services
 from tasks.stages.rollout_record import latest_record
-
-
-@contextmanager
-def single_flight(services: Services, model_name: Slug) -> Iterator[None]:
-    """Keep other retrainings of the model out while the block runs; a process that dies lets the next one in.
-
-    Raises:
-        RetrainingRefusedError: one is running.
-    """
-    with ExitStack() as held:
-        try:
-            locks = services.locks
-            held.enter_context(locks.hold(f"retrain/{model_name}", timeout_s=locks.dead_after_s))
-        except LockTakenError as error:
-            raise RetrainingRefusedError(
-                f"a retraining of {model_name} is running; this one is not needed, or try again when that has ended"
-            ) from error
-        yield
 
 
 def unfinished(services: Services, model_name: Slug, plan: str, champion: Digest) -> RetrainingEntry | None:

@@ -40,20 +40,20 @@ class PrefectServer:
 
     def filtered(self, what: str, **wanted: Any) -> list[dict[str, Any]]:
         """Return the server's objects of a kind."""
-        answer = httpx.post(f"{self.address}/{what}/filter", json=wanted, trust_env=False)
+        answer = httpx.post(f"{self.address}/{what}/filter", json=wanted, trust_env=False, timeout=120)
         answer.raise_for_status()
         found: list[dict[str, Any]] = answer.json()
         return found
 
 
 @contextmanager
-def prefect_server(folder: Path) -> Iterator[PrefectServer]:
-    """Run a server with its state below `folder`."""
+def prefect_server(folder: Path, **settings: str) -> Iterator[PrefectServer]:
+    """Run a server with its state below `folder`, and with these settings of Prefect's."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}/api"
     environment = os.environ | _CALM | {"PREFECT_HOME": str(folder / "prefect"), "STILLHOUSE_PROJECT": str(ROOT)}
-    environment |= {"PREFECT_API_URL": address, "PYTHONPATH": str(ROOT)}
+    environment |= {"PREFECT_API_URL": address, "PYTHONPATH": str(ROOT)} | settings
     start = [*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(start, env=environment, stdout=log, stderr=log)

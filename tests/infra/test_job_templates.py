@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +13,14 @@ from infra.prefect.deploy import template
 from tests.infra.manifests import ROOT, cluster, filled, job, pool
 
 POOLS = ("cpu", "gpu")
+TYPES = {"string": str, "integer": int, "boolean": bool, "object": dict, "array": list}
+
+
+def prefects_own() -> dict[str, Any]:
+    """What `work-pool get-default-base-job-template --type kubernetes` shows, of the Prefect that is installed."""
+    (package,) = importlib.util.find_spec("prefect").submodule_search_locations
+    collected = Path(package) / "server/api/collections_data/views/aggregate-worker-metadata.json"
+    return json.loads(collected.read_text())["prefect-kubernetes"]["kubernetes"]["default_base_job_configuration"]
 
 
 @pytest.mark.parametrize("name", POOLS)
@@ -23,12 +33,11 @@ def test_every_variable_is_used_and_every_placeholder_is_a_variable(name):
 
 @pytest.mark.parametrize("name", POOLS)
 def test_a_default_has_the_type_that_its_variable_declares(name):
-    types = {"string": str, "integer": int, "boolean": bool, "object": dict, "array": list}
     for variable, schema in pool(name)["variables"]["properties"].items():
         assert schema["title"]
         assert schema["description"]
         if "default" in schema:
-            assert type(schema["default"]) is types[schema["type"]], variable
+            assert type(schema["default"]) is TYPES[schema["type"]], variable
 
 
 def test_the_gpu_pool_asks_for_gpus_on_nodes_that_have_them_and_is_else_the_cpu_pool():
@@ -53,9 +62,28 @@ def test_a_flow_run_is_tried_once_since_trying_again_is_prefects_to_say(name):
     assert job(name)["spec"]["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_deployments_go_to_pools_that_there_are():
-    document = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    assert {one["work_pool"]["name"] for one in document["deployments"]} <= set(POOLS)
+def test_deployments_go_to_pools_that_there_are_and_set_variables_that_these_have():
+    for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
+        assert one["work_pool"]["name"] in POOLS
+        variables = pool(one["work_pool"]["name"])["variables"]["properties"]
+        for name, value in one["work_pool"]["job_variables"].items():
+            assert type(value) is TYPES[variables[name]["type"]], name
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_the_template_has_all_that_prefects_own_has_but_what_is_decided_otherwise(name):
+    theirs, ours = prefects_own(), pool(name)
+    assert set(theirs["job_configuration"]) - set(ours["job_configuration"]) == {"cluster_config"}, "workers are in it"
+    # `memory` is both; processors have no limit, since throttling would spoil latencies
+    assert set(theirs["variables"]["properties"]) - set(ours["variables"]["properties"]) == {
+        "cluster_config", "cpu_limit", "memory_limit", "memory_request",
+    }  # fmt: skip
+    for variable in set(theirs["variables"]["properties"]) & set(ours["variables"]["properties"]):
+        kinds = [one["variables"]["properties"][variable].get("type") for one in (theirs, ours)]
+        assert kinds[0] == kinds[1], variable
+    their_spec, our_spec = (one["job_configuration"]["job_manifest"]["spec"] for one in (theirs, ours))
+    assert set(their_spec) <= set(our_spec)
+    assert set(their_spec["template"]["spec"]) <= set(our_spec["template"]["spec"])
 
 
 @pytest.mark.parametrize("name", POOLS)

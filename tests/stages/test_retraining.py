@@ -14,7 +14,6 @@ from tasks.stages.retraining import (
     read_record,
     record_entry,
     require_turn,
-    single_flight,
     unfinished,
 )
 from tasks.stages.rollout_record import RolloutRecord, append_record
@@ -27,18 +26,6 @@ def entry(days_ago=0.0, **changes):
     started = (NOW - timedelta(days=days_ago)).isoformat()
     values = {"plan": "p.yaml", "reason": "drift", "champion": "c" * 64, "data_revision": "r", "started_at": started}
     return RetrainingEntry(**(values | changes))
-
-
-def test_single_flight_refuses_the_second_of_a_model_and_lets_the_next_in_after_it(services):
-    with single_flight(services, "m"):
-        with pytest.raises(RetrainingRefusedError, match="a retraining of m is running"), single_flight(services, "m"):
-            pytest.fail("two at once")
-        with single_flight(services, "other"):
-            pass
-    with pytest.raises(DataError), single_flight(services, "m"):
-        raise DataError("refused")
-    with single_flight(services, "m"):
-        pass
 
 
 def test_require_turn_counts_what_was_recorded_whatever_came_of_it(services):
