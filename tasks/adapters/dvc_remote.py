@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.contracts.addresses import without_secrets
 from tasks.contracts.errors import DataError, ServiceUnavailableError
 
 if TYPE_CHECKING:
@@ -60,8 +61,9 @@ class Remote:
         try:
             yield
         except (DvcException, OSError, BotoCoreError, ClientError) as error:
+            cause = f"{type(error).__name__}: {without_secrets(str(error), self.url)}"
             raise ServiceUnavailableError(
-                f"cannot {doing} the DVC remote {self.shown} ({type(error).__name__}: {error}); check that it is up, "
+                f"cannot {doing} the DVC remote {self.shown} ({cause}); check that it is up, "
                 "its credentials, and the setting STILLHOUSE_DVC_REMOTE (or the remote in .dvc/config)"
             ) from error
 

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from pydantic import SecretStr
 
+from tasks.contracts.addresses import apart
 from tasks.contracts.errors import DataError, ModelError, ServiceUnavailableError, UserError
 
 
@@ -40,10 +41,15 @@ class GatewayClient:
         timeout_s: float = 10.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._url = url.rstrip("/")
+        self._url, credentials = apart(url.rstrip("/"))
         headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
         self._http = httpx.Client(
-            base_url=self._url, headers=headers, timeout=timeout_s, transport=transport, trust_env=False
+            base_url=self._url,
+            headers=headers,
+            auth=credentials,
+            timeout=timeout_s,
+            transport=transport,
+            trust_env=False,
         )
         self._input_names: dict[str, str] = {}
 

@@ -36,6 +36,7 @@ from tasks.contracts.errors import (
 )
 from tasks.contracts.resources import NOTHING_SPECIAL, Resources
 from tasks.contracts.value import Slug, Value
+from tasks.runtime.settings import environment_of_stages
 
 R = TypeVar("R")
 
@@ -210,7 +211,7 @@ class StageProcess:
             if self._killed:
                 raise WorkerLostError(f"{self._name} was not begun because it was given up")
             read_end, write_end = os.pipe()
-            environment = {**os.environ, **self._environment} | {
+            environment = {**environment_of_stages(), **self._environment} | {
                 _CHANNEL: str(write_end),
                 "OMP_NUM_THREADS": threads,
                 "MKL_NUM_THREADS": threads,
