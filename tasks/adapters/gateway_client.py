@@ -28,6 +28,8 @@ class InferenceReply:
     model_digest: str
     model_version: int
     route_version: int
+    run_id: str = ""
+    """Flow run that registered the model; empty where the route does not say."""
 
 
 class GatewayClient:
@@ -115,6 +117,7 @@ class GatewayClient:
             model_digest=head["x-stillhouse-model-digest"],
             model_version=int(head["x-stillhouse-model-version"]),
             route_version=int(head["x-stillhouse-route-version"]),
+            run_id=head.get("x-stillhouse-run-id", ""),
         )
 
     def feedback(self, model_name: str, request_id: str, labels: Sequence[float | int | None]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tasks.adapters.mlflow_connection import connection
 from tasks.contracts.errors import UserError
 from tasks.contracts.model import EpochRecord
+from tasks.contracts.registration import RUN_TAG
 from tasks.runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -94,6 +95,20 @@ class MlflowTracker:
                     write_files(Path(folder), files)
                     self._mlflow.client.log_artifacts(run_id, folder)
             self._mlflow.client.set_terminated(run_id, status=status)
+
+    def flow_run_of(self, run_id: str) -> str | None:
+        """See `Tracker.flow_run_of`. A stage's run belongs to the flow run that computed it."""
+        from mlflow.exceptions import MlflowException
+
+        with self._mlflow.errors(f"look for run {run_id} on"):
+            try:
+                tags = self._mlflow.client.get_run(run_id).data.tags
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
+        found = tags.get(FLOW_RUN_TAG) or tags.get(RUN_TAG)
+        return None if found is None else str(found)
 
     def _find(self, experiment_id: str, tag: str, value: str) -> "Run | None":
         """Return the oldest run with this tag; hosts that do not share locks may have made two."""

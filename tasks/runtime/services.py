@@ -353,6 +353,10 @@ class Tracker(Protocol):
         """Log the outcome on the parent run and end it as `status` (FINISHED or FAILED)."""
         ...
 
+    def flow_run_of(self, run_id: str) -> str | None:
+        """Return the flow run that a run of the tracker belongs to; None if there is no such run, or it names none."""
+        ...
+
 
 class Lock(Protocol):
     """A lock that this process took."""
