@@ -96,7 +96,8 @@ class LedgerDatabase:
         try:
             yield
         except DBAPIError as error:
-            cause, state = without_secrets(str(error.orig).strip(), self._url), getattr(error.orig, "sqlstate", None) or ""
+            cause = without_secrets(str(error.orig).strip(), self._url)
+            state = getattr(error.orig, "sqlstate", None) or ""
             if state in _OVERTAKEN_STATES or _is_unique_key_of_sqlite(error):
                 raise Overtaken(cause) from error
             if state[:2] in _REFUSED_CLASSES:
@@ -142,9 +143,7 @@ def _parsed(url: str) -> URL:
     if parsed.drivername in ("postgres", "postgresql"):
         return parsed.set(drivername=_POSTGRES_DRIVER)
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite", _POSTGRES_DRIVER):
-        raise UserError(
-            f"STILLHOUSE_LEDGER_URL asks for {parsed.drivername} ({shown(url)}); {_FORM}"
-        )
+        raise UserError(f"STILLHOUSE_LEDGER_URL asks for {parsed.drivername} ({shown(url)}); {_FORM}")
     return parsed
 
 

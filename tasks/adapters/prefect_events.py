@@ -37,7 +37,8 @@ class PrefectEvents:
                 client.request("POST", "/events", json=body)
         except (httpx.HTTPError, RuntimeError) as error:  # the client tells of an API that is away by RuntimeError
             raise ServiceUnavailableError(
-                f"the Prefect server at {shown(address)} (PREFECT_API_URL) took no events: {without_secrets(str(error), address)}"
+                f"the Prefect server at {shown(address)} (PREFECT_API_URL) took no events: "
+                f"{without_secrets(str(error), address)}"
             ) from error
         return True
 

@@ -178,7 +178,8 @@ def _connected(settings: Settings) -> Iterator[SyncPrefectClient]:
             yield client
     except (httpx.HTTPError, RuntimeError) as error:  # the client tells of an API that is away by RuntimeError
         raise ServiceUnavailableError(
-            f"the Prefect server at {shown(address)} (PREFECT_API_URL) did not take the automations: {without_secrets(str(error), address)}"
+            f"the Prefect server at {shown(address)} (PREFECT_API_URL) did not take the automations: "
+            f"{without_secrets(str(error), address)}"
         ) from error
 
 

@@ -120,9 +120,9 @@ def _client(endpoint: str | None, region: str | None, sdk_attempts: int) -> Any:
             "s3", endpoint_url=endpoint, region_name=region or session.region_name or "us-east-1", config=config
         )
     except ValueError as error:
-        raise UserError(
-            f"STILLHOUSE_S3_ENDPOINT={shown(endpoint or '')!r} cannot be used: {without_secrets(str(error), endpoint or '')}"
-        ) from None
+        given = endpoint or ""
+        cause = without_secrets(str(error), given)
+        raise UserError(f"STILLHOUSE_S3_ENDPOINT={shown(given)!r} cannot be used: {cause}") from None
 
 
 def persist(patience: Patience, what: str, call: Callable[[], T]) -> T:

@@ -7,7 +7,6 @@ from pydantic import Field
 
 from tasks.contracts.value import Value
 
-
 UNKNOWN: Final = "unknown"
 """Name of a link that nothing names."""
 TRACKING_FACT: Final = "mlflow run"

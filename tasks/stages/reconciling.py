@@ -135,7 +135,8 @@ def _follow_route(services: Services, champion: LedgerEntry) -> tuple[int, list[
 
 def _serves(route: Route, champion: Arm) -> bool:
     """Tell whether the route may stay: a running rollout against this champion is not disturbed."""
-    return route.champion.is_same_model(champion) and (route.challenger is None or route.challenger.digest != champion.digest)
+    own_challenger = route.challenger is not None and route.challenger.digest == champion.digest
+    return route.champion.is_same_model(champion) and not own_challenger
 
 
 def _signature_of(registered: RegisteredVersion, current: VersionedRoute | None) -> ModelSignature:

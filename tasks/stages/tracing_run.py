@@ -47,9 +47,7 @@ def trace_tags(services: Services, registered: RegisteredVersion, run_id: str | 
     if "stillhouse.data_revision" in tags:
         links.append(Link(kind="DVC revision", name=tags["stillhouse.data_revision"]))
     gone = "the store holds no record of it" if run_id else "the version does not name it, and no record names it"
-    return Link(
-        kind="run", name=run_id or UNKNOWN, facts=tracking_fact(tags), missing=gone, rests_on=tuple(links)
-    )
+    return Link(kind="run", name=run_id or UNKNOWN, facts=tracking_fact(tags), missing=gone, rests_on=tuple(links))
 
 
 def tracking_fact(tags: Mapping[str, str]) -> dict[str, str]:

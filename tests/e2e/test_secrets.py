@@ -106,8 +106,12 @@ def leaks_in(folder: Path, marks: list[str]) -> list[str]:
 
 
 def output_of(stillhouse: Any, *arguments: str) -> str:
-    process = stillhouse.start(*arguments)
-    output, _ = process.communicate(timeout=280)
+    with stillhouse.start(*arguments) as process:
+        try:
+            output, _ = process.communicate(timeout=800)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     return str(output)
 
 

@@ -265,7 +265,7 @@ def test_trace_flow_run_of_a_run_that_chose_nothing_tells_of_the_run_itself(outs
 def test_trace_flow_run_says_who_does_not_know_it(outside, dossier):
     outside.tracker.runs["mlflow-2"] = {"flow_run": "gone"}
 
-    with pytest.raises(UserError, match="run x: MLflow has no such run, and the store .* holds no record"):
+    with pytest.raises(UserError, match=r"run x: MLflow has no such run, and the store .* holds no record"):
         trace_flow_run(outside, "x")
     with pytest.raises(UserError, match="run mlflow-2: MLflow names flow run gone, of which the store"):
         trace_flow_run(outside, "mlflow-2")
