@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from tasks.adapters.mlflow_connection import connection
 from tasks.contracts.errors import UserError
-from tasks.contracts.model import EpochRecord
+from tasks.contracts.model import EpochRecord, UsageSample
 from tasks.contracts.registration import RUN_TAG
 from tasks.runtime.settings import Settings
 
@@ -62,8 +62,9 @@ class MlflowTracker:
         metrics: Mapping[str, float],
         history: tuple[EpochRecord, ...],
         tags: Mapping[str, str],
+        usage: tuple[UsageSample, ...] = (),
     ) -> str:
-        """See `Tracker.stage_run`."""
+        """See `Tracker.stage_run`. MLflow shows as system metrics what is called `system/...`."""
         experiment_id = self._mlflow.experiment_id(experiment)
         with (
             self._mlflow.errors(f"record stage {name!r} on"),
@@ -74,7 +75,7 @@ class MlflowTracker:
                 own = {STAGE_KEY_TAG: stage_key, "mlflow.parentRunId": parent_run_id}
                 run = self._create(experiment_id, name, {**tags, **own})
             if run.info.status != _FINISHED:
-                self._log(run, params=params, metrics=metrics, history=history)
+                self._log(run, params=params, metrics=metrics, history=history, usage=usage)
                 self._mlflow.client.set_terminated(run.info.run_id, status=_FINISHED)
         return str(run.info.run_id)
 
@@ -128,6 +129,7 @@ class MlflowTracker:
         metrics: Mapping[str, float] | None = None,
         history: tuple[EpochRecord, ...] = (),
         tags: Mapping[str, str] | None = None,
+        usage: tuple[UsageSample, ...] = (),
     ) -> None:
         """Log everything in one batch; the client splits it where it exceeds MLflow's limits."""
         from mlflow.entities import Param, RunTag
@@ -137,7 +139,7 @@ class MlflowTracker:
         }
         self._mlflow.client.log_batch(
             run.info.run_id,
-            metrics=_points(run.info.start_time, metrics or {}, history),
+            metrics=_points(run.info.start_time, metrics or {}, history) + _system(run.info.start_time, usage),
             params=[Param(name, value) for name, value in _cut(missing, _MAX_PARAM_LENGTH).items()],
             tags=[RunTag(name, value) for name, value in _cut(tags or {}, _MAX_TAG_LENGTH).items()],
         )
@@ -170,6 +172,17 @@ def _points(start_ms: int, metrics: Mapping[str, float], history: tuple[EpochRec
     ]
     points += [Metric(_key(name), value, start_ms + last_step, last_step) for name, value in metrics.items()]
     return points
+
+
+def _system(start_ms: int, usage: tuple[UsageSample, ...]) -> list["Metric"]:
+    """Turn samples into points of MLflow's system metrics, at their seconds after the run's start."""
+    from mlflow.entities import Metric
+
+    return [
+        Metric(_key(f"system/{name}"), value, start_ms + round(1000 * sample.at_s), step)
+        for step, sample in enumerate(usage)
+        for name, value in sample.metrics.items()
+    ]
 
 
 def _cut(values: Mapping[str, str], limit: int) -> dict[str, str]:

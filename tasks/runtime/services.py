@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from tasks.contracts.artifact import ArtifactRef
-from tasks.contracts.model import EpochRecord
+from tasks.contracts.model import EpochRecord, UsageSample
 from tasks.contracts.monitoring import Announcement
 from tasks.contracts.traffic_retention import Pruned
 from tasks.contracts.value import Digest
@@ -335,6 +335,7 @@ class Tracker(Protocol):
         metrics: Mapping[str, float],
         history: tuple[EpochRecord, ...],
         tags: Mapping[str, str],
+        usage: tuple[UsageSample, ...] = (),
     ) -> str:
         """Find or create the finished run of a stage, by its key; return its run id.
 

@@ -184,6 +184,7 @@ def _stage_run(
         metrics={"seconds": stage.seconds, **metrics},
         history=stage.history,
         tags=tags,
+        usage=stage.usage,
     )
 
 

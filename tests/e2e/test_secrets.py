@@ -194,7 +194,7 @@ def test_a_run_leaves_no_secret_anywhere_and_gives_its_stages_none(
     for name in ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"):  # the run's own server asks for none
         monkeypatch.delenv(name)
 
-    output = output_of(secretive, "run", str(plan))
+    output = output_of(secretive, "run", str(plan), "--no-rollout")
 
     record = next(secretive.home.rglob("documents/runs/*/*.json"))
     assert json.loads(record.read_text())["record"]["chosen"] == "int8", output

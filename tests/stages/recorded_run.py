@@ -29,7 +29,7 @@ class Tracker:
     def parent_run(self, experiment, flow_run_id, name, params):
         return self._found(f"{experiment}/{flow_run_id}", name=name, params=params, parent=None)
 
-    def stage_run(self, experiment, parent_run_id, stage_key, name, params, metrics, history, tags):
+    def stage_run(self, experiment, parent_run_id, stage_key, name, params, metrics, history, tags, usage=()):
         return self._found(
             f"{experiment}/{stage_key}", name=name, params=params, parent=parent_run_id, metrics=metrics, tags=tags
         )
