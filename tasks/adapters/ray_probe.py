@@ -32,7 +32,7 @@ def probe_cluster(settings: Settings) -> ClusterFacts:
     try:
         ray.init(address, namespace="stillhouse", log_to_driver=False, ignore_reinit_error=True)
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        resources: dict[str, float] = ray.cluster_resources()
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise ServiceUnavailableError(
             f"no Ray cluster answers at {address} (STILLHOUSE_RAY_ADDRESS): {error}"
