@@ -77,16 +77,21 @@ def judge(distributions: Iterable[Distribution], excepted: Mapping[str, str]) ->
 
 def expression_of(one: Distribution) -> str:
     """Return the licence as an SPDX expression where that can be told; else what the distribution says of it."""
-    metadata = one.metadata
-    if spdx := metadata.get("License-Expression"):
-        return str(spdx)
-    classified = [line.rpartition(" :: ")[2] for line in metadata.get_all("Classifier") or () if "License ::" in line]
+    if spdx := _first(one, "License-Expression"):
+        return spdx
+    classified = [
+        line.rpartition(" :: ")[2] for line in one.metadata.get_all("Classifier") or () if "License ::" in line
+    ]
     named = [line for line in classified if line != "OSI Approved"]
     if named:
         return " AND ".join(_CLASSIFIED.get(line, line) for line in named)
-    written = (metadata.get("License") or "").strip()
+    written = _first(one, "License").strip()
     known = (spdx for pattern, spdx in _WRITTEN.items() if re.fullmatch(rf"\W*{pattern}\W*", written, re.IGNORECASE))
     return next(known, written.partition("\n")[0])
+
+
+def _first(one: Distribution, field: str) -> str:
+    return next((str(value) for value in one.metadata.get_all(field) or ()), "")
 
 
 def permits(expression: str) -> bool:
