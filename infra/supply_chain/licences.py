@@ -79,9 +79,8 @@ def expression_of(one: Distribution) -> str:
     """Return the licence as an SPDX expression where that can be told; else what the distribution says of it."""
     if spdx := _first(one, "License-Expression"):
         return spdx
-    classified = [
-        line.rpartition(" :: ")[2] for line in one.metadata.get_all("Classifier") or () if "License ::" in line
-    ]
+    classifiers = [str(line) for line in one.metadata.get_all("Classifier") or ()]
+    classified = [line.rpartition(" :: ")[2] for line in classifiers if "License ::" in line]
     named = [line for line in classified if line != "OSI Approved"]
     if named:
         return " AND ".join(_CLASSIFIED.get(line, line) for line in named)
