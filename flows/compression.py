@@ -16,6 +16,7 @@ from flows.lineage import lineage_of
 from flows.outcome import Outcome, make_dossier, models_to_time
 from flows.plan import CompressionPlan
 from flows.plan_warnings import plan_warnings
+from tasks.contracts.registration import TRACKING_TAG
 from tasks.contracts.retraining import Retraining
 from tasks.contracts.run import RunDossier
 from tasks.evaluation.machine import current_machine
@@ -88,6 +89,7 @@ def _compress(plan: CompressionPlan, pin_baseline: bool, retraining: Retraining 
     )
     keep_baseline(dossier, pin=pin_baseline)
     tracking_run = track(dossier)
+    dossier = dossier.with_lineage({TRACKING_TAG: tracking_run})
     if dossier.record.chosen is not None:
         registered = register(dossier, tracking_run)
         dossier = dossier.with_record(registered=registered)

@@ -1,5 +1,6 @@
 """`stillhouse doctor`: what works here, what does not, and what to do about it."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -17,9 +18,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Write JSON to s
 
     findings = diagnose()
     if as_json:
-        print_json(
-            [{"name": one.name, "state": one.state, "detail": one.detail, "remedy": one.remedy} for one in findings]
-        )
+        print_json([asdict(one) for one in findings])
     else:
         table = Table("what", "state", "detail", "remedy")
         styles = {"ok": "green", "note": "yellow", "broken": "red"}

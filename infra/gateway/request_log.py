@@ -13,6 +13,7 @@ _HEADERS = {
     b"x-stillhouse-arm": "arm",
     b"x-stillhouse-served-by": "served_by",
     b"x-stillhouse-model-version": "model_version",
+    b"x-stillhouse-run-id": "run_id",
 }
 _SERVER_FAILED = 500
 _MAX_PATH = 300

@@ -48,6 +48,9 @@ class ServedRoute:
         arms: dict[ArmName, Arm] = {"champion": self.route.champion}
         if self.route.challenger is not None:
             arms["challenger"] = self.route.challenger
+        runs: dict[ArmName, tuple[tuple[bytes, bytes], ...]] = {
+            name: ((b"x-stillhouse-run-id", arm.run_id.encode()),) if arm.run_id else () for name, arm in arms.items()
+        }
         return {
             (assigned, served_by): (
                 (b"x-stillhouse-arm", assigned.encode()),
@@ -55,6 +58,7 @@ class ServedRoute:
                 (b"x-stillhouse-model-digest", answering.digest.encode()),
                 (b"x-stillhouse-model-version", b"%d" % answering.version),
                 (b"x-stillhouse-route-version", b"%d" % self.version),
+                *runs[served_by],
             )
             for assigned in arms
             for served_by, answering in arms.items()

@@ -33,6 +33,7 @@ _TEXTS = {
     b"x-stillhouse-arm": "stillhouse.arm",
     b"x-stillhouse-served-by": "stillhouse.served_by",
     b"x-stillhouse-model-digest": "stillhouse.model_digest",
+    b"x-stillhouse-run-id": "stillhouse.run_id",
 }
 _NUMBERS = {
     b"x-stillhouse-model-version": "stillhouse.model_version",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.adapters.s3_connection import S3Options
+from tasks.contracts.addresses import without_secrets
 from tasks.contracts.errors import DataError, ServiceUnavailableError
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ class Remote:
         try:
             yield
         except (DvcException, OSError, BotoCoreError, ClientError) as error:
+            cause = f"{type(error).__name__}: {without_secrets(str(error), self.url)}"
             raise ServiceUnavailableError(
-                f"cannot {doing} the DVC remote {self.shown} ({type(error).__name__}: {error}); check that it is up, "
+                f"cannot {doing} the DVC remote {self.shown} ({cause}); check that it is up, "
                 "its credentials, and the setting STILLHOUSE_DVC_REMOTE (or the remote in .dvc/config)"
             ) from error
 

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from pydantic import SecretStr
 
+from tasks.contracts.addresses import apart
 from tasks.contracts.errors import DataError, ModelError, ServiceUnavailableError, UserError
 
 
@@ -27,6 +28,8 @@ class InferenceReply:
     model_digest: str
     model_version: int
     route_version: int
+    run_id: str = ""
+    """Flow run that registered the model; empty where the route does not say."""
 
 
 class GatewayClient:
@@ -40,10 +43,15 @@ class GatewayClient:
         timeout_s: float = 10.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._url = url.rstrip("/")
+        self._url, credentials = apart(url.rstrip("/"))
         headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
         self._http = httpx.Client(
-            base_url=self._url, headers=headers, timeout=timeout_s, transport=transport, trust_env=False
+            base_url=self._url,
+            headers=headers,
+            auth=credentials,
+            timeout=timeout_s,
+            transport=transport,
+            trust_env=False,
         )
         self._input_names: dict[str, str] = {}
 
@@ -109,6 +117,7 @@ class GatewayClient:
             model_digest=head["x-stillhouse-model-digest"],
             model_version=int(head["x-stillhouse-model-version"]),
             route_version=int(head["x-stillhouse-route-version"]),
+            run_id=head.get("x-stillhouse-run-id", ""),
         )
 
     def feedback(self, model_name: str, request_id: str, labels: Sequence[float | int | None]) -> None:

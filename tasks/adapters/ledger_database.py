@@ -13,12 +13,17 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
+from tasks.contracts.addresses import shown, without_secrets
 from tasks.contracts.errors import InfrastructureError, ServiceUnavailableError, UserError
 
 R = TypeVar("R")
 
 _BUSY_TIMEOUT_MS = 20_000
 _POSTGRES_DRIVER = "postgresql+psycopg"
+_FORM = (
+    f"write it as sqlite:////folder/ledger.db or {_POSTGRES_DRIVER}://user:password@host/database, with %40 for an @, "
+    "%3A for a : and %2F for a / in the password"
+)
 _POSTGRES_DEFAULTS: dict[str, Any] = {
     "application_name": "stillhouse",
     "connect_timeout": 5,
@@ -53,7 +58,8 @@ class LedgerDatabase:
             UserError: the URL cannot be parsed, or its driver is not supported or not installed.
         """
         parsed = _parsed(url)
-        self.address = parsed.render_as_string(hide_password=True)
+        self.address = shown(url)
+        self._url = url
         self.is_postgresql = parsed.get_backend_name() == "postgresql"
         self.file = None if self.is_postgresql or not parsed.database else Path(parsed.database)
         self.engine = _postgres_engine(parsed) if self.is_postgresql else _sqlite_engine(parsed)
@@ -90,7 +96,8 @@ class LedgerDatabase:
         try:
             yield
         except DBAPIError as error:
-            cause, state = str(error.orig).strip(), getattr(error.orig, "sqlstate", None) or ""
+            cause = without_secrets(str(error.orig).strip(), self._url)
+            state = getattr(error.orig, "sqlstate", None) or ""
             if state in _OVERTAKEN_STATES or _is_unique_key_of_sqlite(error):
                 raise Overtaken(cause) from error
             if state[:2] in _REFUSED_CLASSES:
@@ -105,7 +112,8 @@ class LedgerDatabase:
                 "another program, or set STILLHOUSE_LEDGER_URL to one that is."
             ) from error
         except (SQLAlchemyError, OSError) as error:
-            raise ServiceUnavailableError(f"cannot {doing} {remedy}: {error}") from error
+            cause = without_secrets(str(error), self._url)
+            raise ServiceUnavailableError(f"cannot {doing} {remedy}: {cause}") from error
 
 
 def patiently(work: Callable[[], R], patience_s: float) -> R:
@@ -128,18 +136,14 @@ def patiently(work: Callable[[], R], patience_s: float) -> R:
 def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        raise UserError(
-            "STILLHOUSE_LEDGER_URL is not a SQLAlchemy URL; write it as sqlite:////folder/ledger.db "
-            f"or {_POSTGRES_DRIVER}://user:password@host/database"
-        ) from None
+    except (ArgumentError, ValueError):  # a port that is no number, often because of a "@" or ":" in the password
+        raise UserError(f"STILLHOUSE_LEDGER_URL is not a SQLAlchemy URL; {_FORM}") from None
+    if "@" in (parsed.host or ""):
+        raise UserError(f"STILLHOUSE_LEDGER_URL has an @ too many; {_FORM}")
     if parsed.drivername in ("postgres", "postgresql"):
         return parsed.set(drivername=_POSTGRES_DRIVER)
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite", _POSTGRES_DRIVER):
-        raise UserError(
-            f"STILLHOUSE_LEDGER_URL asks for {parsed.drivername} ({parsed.render_as_string(hide_password=True)}); "
-            f"the ledger lies in sqlite:////folder/ledger.db or {_POSTGRES_DRIVER}://user:password@host/database"
-        )
+        raise UserError(f"STILLHOUSE_LEDGER_URL asks for {parsed.drivername} ({shown(url)}); {_FORM}")
     return parsed
 
 
@@ -162,7 +166,7 @@ def _postgres_engine(url: URL) -> Engine:
         )
     except (ImportError, NoSuchModuleError) as error:
         raise UserError(
-            f"the driver of the ledger {url.render_as_string(hide_password=True)} cannot be imported ({error}); "
+            f"the driver of the ledger {shown(url.render_as_string(hide_password=True))} cannot be imported ({error}); "
             "install it by `pip install 'stillhouse[production]'`, or set STILLHOUSE_LEDGER_URL to another database"
         ) from error
 

@@ -14,7 +14,7 @@ from tasks.adapters.ledger_tables import PROMOTIONS
 from tasks.adapters.locks import FileLocks
 from tasks.contracts.errors import LedgerSchemaError
 
-VERSIONS = ("0001", "0002", "0003")
+VERSIONS = ("0001", "0002", "0003", "0004")
 """All versions that this program knows, oldest first; the last is the one that it reads and writes."""
 VERSION_TABLE = "stillhouse_schema"
 """Not Alembic's default: MLflow and Prefect keep theirs under that name."""

@@ -17,6 +17,7 @@ PROMOTIONS = Table(
     Column("actor", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("created_at", String(40), nullable=False),
+    Column("run_id", String(64), nullable=True),
     # NULLs differ from each other in a unique key, so entries without a gate report are not held by this one
     UniqueConstraint("model_name", "candidate", "gate_report", name="uq_promotions_evidence"),
 )

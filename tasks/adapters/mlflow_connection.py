@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from tasks.adapters.locks import FileLocks
 from tasks.adapters.s3_connection import S3Options
+from tasks.contracts.addresses import secrets_of, shown, without_secrets
 from tasks.contracts.errors import InfrastructureError, ServiceUnavailableError, StillhouseError, UserError
 from tasks.runtime.settings import Settings
 
@@ -57,7 +58,7 @@ class MlflowConnection:
 
     def __init__(self, settings: Settings, locks: "Locks | None" = None) -> None:
         self._address = settings.tracking_address
-        self._shown_address = without_password(settings.tracking_address)
+        self._shown_address = shown(settings.tracking_address)
         self._artifact_root = _artifact_root(settings)
         self._environment = environment_of_mlflow(settings)
         self._locks = locks or FileLocks(settings.store_root / "locks")
@@ -116,11 +117,10 @@ class MlflowConnection:
             named = _named_error(error, doing, f"MLflow at {self._shown_address} (STILLHOUSE_TRACKING_URL)")
             if named is None:
                 raise
-            password = urlsplit(self._address).password
-            if password is None:
+            if not secrets_of(self._address):
                 raise named from error
             # MLflow puts the whole address into its messages; the cause would show it in a traceback
-            raise type(named)(str(named).replace(password, "***")) from None
+            raise type(named)(without_secrets(str(named), self._address)) from None
 
 
 @cache
@@ -148,15 +148,6 @@ def environment_of_mlflow(settings: Settings) -> dict[str, str]:
         else None,
     }
     return {name: value for name, value in said.items() if value}
-
-
-def without_password(address: str) -> str:
-    """Return the address as it may be shown: `scheme://user:***@host/path`."""
-    parts = urlsplit(address)
-    if parts.password is None:
-        return address
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
 
 
 def _opened_client(address: str) -> "MlflowClient":

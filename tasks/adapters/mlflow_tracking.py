@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from tasks.adapters.mlflow_connection import connection
 from tasks.contracts.errors import UserError
-from tasks.contracts.model import EpochRecord
+from tasks.contracts.model import EpochRecord, UsageSample
+from tasks.contracts.registration import RUN_TAG
 from tasks.runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ class MlflowTracker:
         metrics: Mapping[str, float],
         history: tuple[EpochRecord, ...],
         tags: Mapping[str, str],
+        usage: tuple[UsageSample, ...] = (),
     ) -> str:
-        """See `Tracker.stage_run`."""
+        """See `Tracker.stage_run`. MLflow shows as system metrics what is called `system/...`."""
         experiment_id = self._mlflow.experiment_id(experiment)
         with (
             self._mlflow.errors(f"record stage {name!r} on"),
@@ -73,7 +75,7 @@ class MlflowTracker:
                 own = {STAGE_KEY_TAG: stage_key, "mlflow.parentRunId": parent_run_id}
                 run = self._create(experiment_id, name, {**tags, **own})
             if run.info.status != _FINISHED:
-                self._log(run, params=params, metrics=metrics, history=history)
+                self._log(run, params=params, metrics=metrics, history=history, usage=usage)
                 self._mlflow.client.set_terminated(run.info.run_id, status=_FINISHED)
         return str(run.info.run_id)
 
@@ -95,6 +97,20 @@ class MlflowTracker:
                     self._mlflow.client.log_artifacts(run_id, folder)
             self._mlflow.client.set_terminated(run_id, status=status)
 
+    def flow_run_of(self, run_id: str) -> str | None:
+        """See `Tracker.flow_run_of`. A stage's run belongs to the flow run that computed it."""
+        from mlflow.exceptions import MlflowException
+
+        with self._mlflow.errors(f"look for run {run_id} on"):
+            try:
+                tags = self._mlflow.client.get_run(run_id).data.tags
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
+        found = tags.get(FLOW_RUN_TAG) or tags.get(RUN_TAG)
+        return None if found is None else str(found)
+
     def _find(self, experiment_id: str, tag: str, value: str) -> "Run | None":
         """Return the oldest run with this tag; hosts that do not share locks may have made two."""
         found = self._mlflow.client.search_runs(
@@ -113,6 +129,7 @@ class MlflowTracker:
         metrics: Mapping[str, float] | None = None,
         history: tuple[EpochRecord, ...] = (),
         tags: Mapping[str, str] | None = None,
+        usage: tuple[UsageSample, ...] = (),
     ) -> None:
         """Log everything in one batch; the client splits it where it exceeds MLflow's limits."""
         from mlflow.entities import Param, RunTag
@@ -122,7 +139,7 @@ class MlflowTracker:
         }
         self._mlflow.client.log_batch(
             run.info.run_id,
-            metrics=_points(run.info.start_time, metrics or {}, history),
+            metrics=_points(run.info.start_time, metrics or {}, history) + _system(run.info.start_time, usage),
             params=[Param(name, value) for name, value in _cut(missing, _MAX_PARAM_LENGTH).items()],
             tags=[RunTag(name, value) for name, value in _cut(tags or {}, _MAX_TAG_LENGTH).items()],
         )
@@ -155,6 +172,17 @@ def _points(start_ms: int, metrics: Mapping[str, float], history: tuple[EpochRec
     ]
     points += [Metric(_key(name), value, start_ms + last_step, last_step) for name, value in metrics.items()]
     return points
+
+
+def _system(start_ms: int, usage: tuple[UsageSample, ...]) -> list["Metric"]:
+    """Turn samples into points of MLflow's system metrics, at their seconds after the run's start."""
+    from mlflow.entities import Metric
+
+    return [
+        Metric(_key(f"system/{name}"), value, start_ms + round(1000 * sample.at_s), step)
+        for step, sample in enumerate(usage)
+        for name, value in sample.metrics.items()
+    ]
 
 
 def _cut(values: Mapping[str, str], limit: int) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from tasks.contracts.addresses import shown, without_secrets
 from tasks.contracts.errors import ServiceUnavailableError
 from tasks.contracts.monitoring import Announcement
 from tasks.runtime.settings import Settings
@@ -36,7 +37,8 @@ class PrefectEvents:
                 client.request("POST", "/events", json=body)
         except (httpx.HTTPError, RuntimeError) as error:  # the client tells of an API that is away by RuntimeError
             raise ServiceUnavailableError(
-                f"the Prefect server at {address} (PREFECT_API_URL) took no events: {error}"
+                f"the Prefect server at {shown(address)} (PREFECT_API_URL) took no events: "
+                f"{without_secrets(str(error), address)}"
             ) from error
         return True
 

@@ -14,6 +14,7 @@ from uuid import UUID
 import httpx
 
 from tasks.adapters.prefect_events import server_address
+from tasks.contracts.addresses import shown, without_secrets
 from tasks.contracts.errors import ServiceUnavailableError, UserError
 from tasks.contracts.monitoring import ALARM_EVENTS, MODEL_PROMOTED, ROLLOUT_ABORTED, ROLLOUT_PAUSED
 
@@ -177,7 +178,8 @@ def _connected(settings: Settings) -> Iterator[SyncPrefectClient]:
             yield client
     except (httpx.HTTPError, RuntimeError) as error:  # the client tells of an API that is away by RuntimeError
         raise ServiceUnavailableError(
-            f"the Prefect server at {address} (PREFECT_API_URL) did not take the automations: {error}"
+            f"the Prefect server at {shown(address)} (PREFECT_API_URL) did not take the automations: "
+            f"{without_secrets(str(error), address)}"
         ) from error
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from tasks.contracts.addresses import shown, without_secrets
 from tasks.contracts.errors import InfrastructureError, ServiceUnavailableError, StillhouseError, UserError
 
 if TYPE_CHECKING:
@@ -134,7 +135,9 @@ def _client(endpoint: str | None, region: str | None, sdk_attempts: int, sign_bo
             "s3", endpoint_url=endpoint, region_name=region or session.region_name or "us-east-1", config=config
         )
     except ValueError as error:
-        raise UserError(f"STILLHOUSE_S3_ENDPOINT={endpoint!r} cannot be used: {error}") from error
+        given = endpoint or ""
+        cause = without_secrets(str(error), given)
+        raise UserError(f"STILLHOUSE_S3_ENDPOINT={shown(given)!r} cannot be used: {cause}") from None
 
 
 def persist(patience: Patience, what: str, call: Callable[[], T]) -> T:
@@ -229,7 +232,7 @@ def explained(doing: str, url: str, options: S3Options, setting: str) -> Iterato
 def _meaning(error: Exception, failed: str, url: str, options: S3Options, setting: str) -> StillhouseError:
     from botocore.exceptions import CredentialRetrievalError, NoCredentialsError, PartialCredentialsError
 
-    endpoint = options.endpoint or "AWS"
+    endpoint = shown(options.endpoint or "AWS")
     code = error_code(error)
     if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
         return UserError(

@@ -57,6 +57,15 @@ class EpochRecord(Value):
     metrics: dict[str, float]
 
 
+class UsageSample(Value):
+    """What was used of the machine at one moment of a stage, under MLflow's names for it."""
+
+    at_s: float
+    """Seconds since the stage's process began."""
+    metrics: dict[str, float]
+    """`cpu_utilization_percentage` of the machine, `stage_cpu_percentage` (100 is one core), `gpu_0_...`, and so on."""
+
+
 class StageResult(Value):
     """What one stage made: cached under the stage key, never changed."""
 
@@ -69,3 +78,5 @@ class StageResult(Value):
     history: tuple[EpochRecord, ...] = ()
     details: dict[str, float | int | str] = Field(default_factory=dict)
     """Facts that the stage wants shown: channels removed, calibration rows, warnings."""
+    usage: tuple[UsageSample, ...] = ()
+    """Of the machine that computed it, in order; empty for a stage of less than a second."""

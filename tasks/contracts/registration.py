@@ -16,4 +16,9 @@ SIGNATURE_TAG: Final = "stillhouse.signature"
 CARD_TAG: Final = "stillhouse.model_card"
 """Digest of the model card as JSON (`tasks.reporting.model_card.ModelCard`). Set by whoever registers."""
 RUN_TAG: Final = "stillhouse.run"
-"""Id of the run that registered the version. Set by whoever registers."""
+"""Id of the flow run that registered the version, and of the one that first recorded a stage's run in MLflow.
+
+It is the id by which one run is known everywhere: its record, MLflow's parent run, versions, ledger entries, routes,
+and the replies of gateways."""
+TRACKING_TAG: Final = "stillhouse.mlflow_run"
+"""Id of the flow run's own run in MLflow, in the run's lineage and so on the versions that it registered."""

@@ -1,9 +1,9 @@
 """How live traffic is divided, and what is recorded of it."""
 
 import hashlib
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from tasks.contracts.data import Task
 from tasks.contracts.value import Digest, Slug, Value
@@ -18,6 +18,12 @@ class Arm(Value):
     """The ONNX artifact that is served."""
     version: int
     """Version in the model registry."""
+    run_id: Annotated[str, StringConstraints(pattern=r"^[\w.-]{0,64}$")] = ""
+    """Flow run that registered the version; empty in routes of before it was noted. It takes no part in deciding."""
+
+    def is_same_model(self, other: "Arm") -> bool:
+        """Tell whether both are one version of one model."""
+        return (self.digest, self.version) == (other.digest, other.version)
 
 
 class ModelSignature(Value):

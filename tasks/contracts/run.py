@@ -1,5 +1,6 @@
 """The record of one run, as `stillhouse run --json` writes it (schema `stillhouse.run/1`)."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -175,6 +176,10 @@ class RunDossier(Value):
             candidates.append(candidate.model_copy(update={"stages": tuple(stages)}))
         baseline = self.record.baseline.model_copy(update={"evaluation": self.baseline_validation})
         return self.record.model_copy(update={"baseline": baseline, "candidates": tuple(candidates)})
+
+    def with_lineage(self, names: Mapping[str, str]) -> "RunDossier":
+        """Return a copy whose lineage has these names and values too."""
+        return self.model_copy(update={"lineage": {**self.lineage, **names}})
 
     def with_record(self, **changes: Any) -> "RunDossier":
         """Return a copy whose record has these fields changed."""

@@ -80,3 +80,5 @@ class LedgerEntry(Value):
     actor: str
     reason: str
     created_at: str
+    run_id: str | None = None
+    """Flow run that registered the version; None in entries of before it was noted."""

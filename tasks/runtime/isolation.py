@@ -36,11 +36,13 @@ from tasks.contracts.errors import (
 )
 from tasks.contracts.resources import NOTHING_SPECIAL, Resources
 from tasks.contracts.value import Slug, Value
+from tasks.runtime.settings import environment_of_stages
+from tasks.runtime.usage import sampled
 
 R = TypeVar("R")
 
 Message = dict[str, Any]
-"""How a call ended: `{"result": ...}` or `{"error": {"class", "message", "traceback"}}`, as JSON."""
+"""How a call ended: `{"result": ...}` or `{"error": {"class", "message", "traceback"}}`, as JSON; in both, `usage`."""
 
 _CHANNEL = "STILLHOUSE_STAGE_CHANNEL"
 _running: set["subprocess.Popen[str]"] = set()
@@ -183,8 +185,14 @@ class StageProcess:
             try:
                 process.stdin.write(self._call.to_json() + "\n")
                 process.stdin.flush()
-                with os.fdopen(read_end, encoding="utf-8") as channel:
+                # what measures a model runs alone on its machine
+                with (
+                    os.fdopen(read_end, encoding="utf-8") as channel,
+                    sampled(process.pid, wanted=self._call.target is None) as usage,
+                ):
                     message = self._last_message(channel, on_progress)
+                    if message is not None:
+                        message["usage"] = [sample.model_dump() for sample in usage()]
             except BrokenPipeError:
                 message = None
             except BaseException:
@@ -210,7 +218,7 @@ class StageProcess:
             if self._killed:
                 raise WorkerLostError(f"{self._name} was not begun because it was given up")
             read_end, write_end = os.pipe()
-            environment = {**os.environ, **self._environment} | {
+            environment = {**environment_of_stages(), **self._environment} | {
                 _CHANNEL: str(write_end),
                 "OMP_NUM_THREADS": threads,
                 "MKL_NUM_THREADS": threads,

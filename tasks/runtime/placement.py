@@ -7,11 +7,13 @@ move through the store.
 
 import os
 import threading
+import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from tasks.contracts.model import StageResult, UsageSample
 from tasks.contracts.resources import NOTHING_SPECIAL, Resources
 from tasks.contracts.value import Slug
 from tasks.runtime.crews import run_crew
@@ -120,4 +122,13 @@ def run_placed(
         StageFailedError: it raised anything else; the message ends with the traceback.
     """
     call = make_call(function, arguments, resources=resources, num_threads=num_threads, target=target, modules=modules)
-    return outcome_of(function, placement.run(call, on_progress))
+    message = placement.run(call, on_progress)
+    return _with_usage(outcome_of(function, message), message)
+
+
+def _with_usage(made: R, message: Message) -> R:
+    """Keep with a stage's result what it used, so that it is in its record and found by whoever takes it from there."""
+    if not isinstance(made, StageResult):
+        return made
+    usage = tuple(UsageSample.model_validate(sample) for sample in message.get("usage", ()))
+    return typing.cast(R, made.model_copy(update={"usage": usage}))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from tasks.contracts.artifact import ArtifactRef
-from tasks.contracts.model import EpochRecord
+from tasks.contracts.model import EpochRecord, UsageSample
 from tasks.contracts.monitoring import Announcement
 from tasks.contracts.traffic_retention import Pruned
 from tasks.contracts.value import Digest
@@ -335,6 +335,7 @@ class Tracker(Protocol):
         metrics: Mapping[str, float],
         history: tuple[EpochRecord, ...],
         tags: Mapping[str, str],
+        usage: tuple[UsageSample, ...] = (),
     ) -> str:
         """Find or create the finished run of a stage, by its key; return its run id.
 
@@ -351,6 +352,10 @@ class Tracker(Protocol):
         status: str,
     ) -> None:
         """Log the outcome on the parent run and end it as `status` (FINISHED or FAILED)."""
+        ...
+
+    def flow_run_of(self, run_id: str) -> str | None:
+        """Return the flow run that a run of the tracker belongs to; None if there is no such run, or it names none."""
         ...
 
 

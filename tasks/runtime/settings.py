@@ -6,13 +6,15 @@ Hyper-parameters live on the specs that use them; see `flows.plan`.
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tasks.contracts.addresses import shown
 from tasks.contracts.compression import StoreCompression
 from tasks.contracts.errors import UserError
 from tasks.contracts.object_place import ObjectPlace
@@ -22,7 +24,9 @@ from tasks.runtime.own_postgres import OwnPostgres
 class Settings(BaseSettings):
     """Where everything is. The defaults are embedded engines below one folder."""
 
-    model_config = SettingsConfigDict(env_prefix="STILLHOUSE_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="STILLHOUSE_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     home: Path = Field(default=Path(".stillhouse"), description="Folder of all embedded state.")
     project: Path = Field(default=Path(), description="Root of the checkout: data.dvc, data/, plans/.")
@@ -104,6 +108,11 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = Field(
         default=None, description="Secret that MLflow signs its webhooks with; at least 16 characters."
     )
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Show addresses without the passwords in them."""
+        for name, value in super().__repr_args__():
+            yield name, shown(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _anchor_paths(self) -> Self:
@@ -234,7 +243,43 @@ def environment_of_services() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in own}
 
 
+def environment_of_stages() -> dict[str, str]:
+    """Return this process's environment for stages, which run code that plans name.
+
+    A stage reads data, a baseline from MLflow's registry, and the store; it signs nothing, promotes nothing and knows
+    no Prefect.
+    """
+    return {name: value for name, value in environment_of_services().items() if name not in _NOT_FOR_STAGES}
+
+
+_NOT_FOR_STAGES = {
+    "STILLHOUSE_GATEWAY_TOKEN",
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+    "MLFLOW_BACKEND_STORE_URI",
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
+    "PGPASSWORD",
+}
+
+
 @cache
 def current_settings() -> Settings:
-    """Read the environment once per process."""
-    return Settings()
+    """Read the environment once per process.
+
+    Raises:
+        UserError: it names the settings that cannot be used, and not their values, which may be secrets.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = error.errors(include_input=False, include_context=False, include_url=False)
+        raise UserError("; ".join(_fault("".join(map(str, one["loc"])), one["msg"]) for one in faults)) from None
+
+
+def _fault(field: str, message: str) -> str:
+    if not field:  # of several settings together, which the message names
+        return message.removeprefix("Value error, ")
+    return f"STILLHOUSE_{field.upper()}: {message[0].lower()}{message[1:]}"

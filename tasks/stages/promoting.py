@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from tasks.contracts.errors import GateError, ModelError, StaleChampionError
-from tasks.contracts.registration import DIGEST_TAG
+from tasks.contracts.registration import DIGEST_TAG, RUN_TAG
 from tasks.contracts.value import Digest
 from tasks.contracts.verdict import GateReport, LedgerEntry, Verdict
 from tasks.decisions.succession import champions_in_effect
@@ -51,11 +51,12 @@ def promote(
         StaleChampionError: another champion came meanwhile, or this report's promotion was undone since.
     """
     report = passed_report(services, gate_report_digest, model_name)
-    registered = _digest_of(services.registry.version(model_name, version))
-    if registered != report.candidate:
+    registered = services.registry.version(model_name, version)
+    digest = _digest_of(registered)
+    if digest != report.candidate:
         raise GateError(
             f"gate report {gate_report_digest[:12]} is about {report.candidate[:12]}, but version {version} of "
-            f"{model_name} is {registered[:12]}; promote the version that was gated"
+            f"{model_name} is {digest[:12]}; promote the version that was gated"
         )
     entry = LedgerEntry(
         model_name=model_name,
@@ -68,6 +69,7 @@ def promote(
         actor=actor,
         reason=reason,
         created_at=now,
+        run_id=registered.tags.get(RUN_TAG),
     )
     with services.locks.hold(promotion_lock(model_name)):
         return _append_and_follow(services, entry)
@@ -84,17 +86,19 @@ def bootstrap(services: Services, model_name: str, version: int, actor: str, rea
     with services.locks.hold(promotion_lock(model_name)):
         if services.ledger.champion(model_name) is not None:
             return follow_ledger(services, model_name).champion
+        registered = services.registry.version(model_name, version)
         entry = LedgerEntry(
             model_name=model_name,
             sequence=_UNNUMBERED,
             action="bootstrap",
-            candidate=_digest_of(services.registry.version(model_name, version)),
+            candidate=_digest_of(registered),
             version=version,
             gate_report=None,
             expected_champion=None,
             actor=actor,
             reason=reason,
             created_at=now,
+            run_id=registered.tags.get(RUN_TAG),
         )
         return _append_and_follow(services, entry)
 
@@ -133,6 +137,7 @@ def rollback(
             actor=actor,
             reason=reason,
             created_at=now,
+            run_id=target.run_id,
         )
         return _append_and_follow(services, entry)
 

@@ -119,7 +119,7 @@ def _follow_route(services: Services, champion: LedgerEntry) -> tuple[int, list[
     """Return the version of the route, and what was changed."""
     routes = RouteStore(services.documents, services.acknowledgements)
     current = routes.current(champion.model_name)
-    arm = Arm(digest=champion.candidate, version=champion.version)
+    arm = Arm(digest=champion.candidate, version=champion.version, run_id=champion.run_id or "")
     if current is not None and _serves(current.route, arm):
         return current.version, []
     registered = services.registry.version(champion.model_name, champion.version)
@@ -135,7 +135,8 @@ def _follow_route(services: Services, champion: LedgerEntry) -> tuple[int, list[
 
 def _serves(route: Route, champion: Arm) -> bool:
     """Tell whether the route may stay: a running rollout against this champion is not disturbed."""
-    return route.champion == champion and (route.challenger is None or route.challenger.digest != champion.digest)
+    own_challenger = route.challenger is not None and route.challenger.digest == champion.digest
+    return route.champion.is_same_model(champion) and not own_challenger
 
 
 def _signature_of(registered: RegisteredVersion, current: VersionedRoute | None) -> ModelSignature:

@@ -170,7 +170,11 @@ def _stage_run(
     metrics: Mapping[str, float],
     name: str,
 ) -> str:
-    tags = {"stillhouse.model": stage.model.digest, "stillhouse.data": dossier.dataset.digest}
+    tags = {
+        "stillhouse.model": stage.model.digest,
+        "stillhouse.data": dossier.dataset.digest,
+        RUN_TAG: dossier.record.run_id,
+    }
     return services.tracker.stage_run(
         experiment,
         parent,
@@ -180,6 +184,7 @@ def _stage_run(
         metrics={"seconds": stage.seconds, **metrics},
         history=stage.history,
         tags=tags,
+        usage=stage.usage,
     )
 
 

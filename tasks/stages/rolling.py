@@ -15,7 +15,7 @@ from datetime import datetime
 from tasks.adapters.route_store import RouteStore, VersionedRoute
 from tasks.adapters.traffic import TrafficLog
 from tasks.contracts.errors import DocumentConflictError, GateError, ModelError, UserError
-from tasks.contracts.registration import CHALLENGER_ALIAS, DIGEST_TAG
+from tasks.contracts.registration import CHALLENGER_ALIAS, DIGEST_TAG, RUN_TAG
 from tasks.contracts.retraining import REASON_TAG
 from tasks.contracts.route import Arm, ModelSignature, Route
 from tasks.contracts.value import Digest, Slug
@@ -67,7 +67,8 @@ def begin_rollout(
         if champion is None or challenger is None:
             missing = "champion" if champion is None else "challenger"
             raise ModelError(f"model {model_name} has no {missing}; `stillhouse run PLAN` registers one")
-        arms = Arm(digest=champion.candidate, version=champion.version), _arm(challenger)
+        own = Arm(digest=champion.candidate, version=champion.version, run_id=champion.run_id or "")
+        arms = own, _arm(challenger)
         if latest is not None and not again and _was_refused(latest.state, *arms):
             return latest
         record = RolloutRecord(
@@ -287,11 +288,12 @@ def _still_holds(state: RolloutState, champion: LedgerEntry) -> bool:
 
 def _was_refused(state: RolloutState, champion: Arm, challenger: Arm) -> bool:
     refused = state.status in ("rolled_back", "aborted")
-    return refused and (state.champion, state.challenger) == (champion, challenger)
+    return refused and state.champion.is_same_model(champion) and state.challenger.is_same_model(challenger)
 
 
 def _arm(registered: RegisteredVersion) -> Arm:
-    return Arm(digest=_tag(registered, DIGEST_TAG), version=registered.version)
+    run_id = registered.tags.get(RUN_TAG, "")
+    return Arm(digest=_tag(registered, DIGEST_TAG), version=registered.version, run_id=run_id)
 
 
 def _tag(registered: RegisteredVersion, name: str) -> str:

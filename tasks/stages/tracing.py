@@ -1,6 +1,6 @@
 """The work of following what serves back to what it was made from, checking every digest on the way."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pydantic import ValidationError
 
@@ -9,13 +9,13 @@ from tasks.adapters.traffic import LoggedAnswer, TrafficLog
 from tasks.contracts.errors import InfrastructureError, ModelError, UserError
 from tasks.contracts.lineage import Link
 from tasks.contracts.registration import CARD_TAG, DIGEST_TAG, RUN_TAG
-from tasks.contracts.run import RunDossier
+from tasks.contracts.run import CandidateDossier, RunDossier
 from tasks.contracts.value import Digest
 from tasks.contracts.verdict import GateReport
 from tasks.runtime.services import RegisteredVersion, Services
 from tasks.stages.rollout_record import GATE_REPORT_TAG
 from tasks.stages.signing import signature_verdict
-from tasks.stages.tracing_run import absent, trace_run, trace_tags
+from tasks.stages.tracing_run import absent, trace_run, trace_tags, tracking_fact
 
 _RUNS = "runs/"
 
@@ -30,13 +30,13 @@ def trace(services: Services, digest: Digest, registered: RegisteredVersion | No
     """
     found = registered or _version_of(services, digest)
     if found is None:
-        unknown = "no version in the registry was made from it, so nothing tells where it came from"
-        return Link(kind="model", name=digest, missing=absent(services, digest) or unknown)
+        return _unregistered(services, digest)
     links = [
         Link(kind="model", name=digest, missing=absent(services, digest)),
         *_signature(services, found.name, digest),
     ]
     links += _ledger(services, found.name, digest)
+    links += _current_route(services, found.name, digest)
     report = found.tags.get(GATE_REPORT_TAG)
     if report is not None:
         links.append(_gate_report(services, report, digest))
@@ -48,6 +48,36 @@ def trace(services: Services, digest: Digest, registered: RegisteredVersion | No
         name=f"{found.name}/{found.version}",
         facts={"aliases": ", ".join(found.aliases) or "none"},
         rests_on=tuple(links),
+    )
+
+
+def trace_flow_run(services: Services, run_id: str) -> Link:
+    """Follow a flow run to all that came of it: the versions that it registered, and what each rests on.
+
+    Args:
+        services: What is outside.
+        run_id: Of the flow run in Prefect, or of its run, or a stage's run, in MLflow.
+
+    Raises:
+        UserError: neither the store nor MLflow knows it.
+    """
+    dossier = _dossier(services, run_id)
+    if dossier is None:
+        flow_run_id = services.tracker.flow_run_of(run_id)
+        dossier = _dossier(services, flow_run_id) if flow_run_id else None
+        if dossier is None:
+            known = f"MLflow names flow run {flow_run_id}, of which" if flow_run_id else "MLflow has no such run, and"
+            raise UserError(f"run {run_id}: {known} the store {services.settings.store_address} holds no record")
+    record = dossier.record
+    model_name = str(dossier.plan_document["model_name"] or dossier.plan_document["name"])
+    made = [one for one in services.registry.versions(model_name) if one.tags.get(RUN_TAG) == record.run_id]
+    links = [trace(services, one.tags[DIGEST_TAG], one) for one in made]
+    facts = {"plan": record.plan.name, "chosen": record.chosen or "none"} | tracking_fact(dossier.lineage)
+    return Link(
+        kind="run",
+        name=record.run_id,
+        facts=facts,
+        rests_on=tuple(links) or (trace_run(services, dossier, record.chosen),),
     )
 
 
@@ -115,8 +145,33 @@ def _signature(services: Services, name: str, digest: Digest) -> Iterator[Link]:
 def _ledger(services: Services, name: str, digest: Digest) -> Iterator[Link]:
     for entry in services.ledger.history(name):
         if entry.candidate == digest:
-            facts = {"by": entry.actor, "at": entry.created_at, "reason": entry.reason}
+            facts = {"model": name, "by": entry.actor, "at": entry.created_at, "reason": entry.reason}
+            facts |= {"run": entry.run_id} if entry.run_id else {}
             yield Link(kind="ledger entry", name=f"{entry.sequence} ({entry.action})", facts=facts)
+
+
+def _current_route(services: Services, name: str, digest: Digest) -> Iterator[Link]:
+    """Name the route that sends requests to the model now, if one does."""
+    current = RouteStore(services.documents, services.acknowledgements).current(name)
+    if current is None:
+        return
+    arms = {"champion": current.route.champion, "challenger": current.route.challenger}
+    for arm, served in arms.items():
+        if served is not None and served.digest == digest:
+            facts = {"arm": arm, "weight": f"{current.route.weight:g}"}
+            facts |= {"run": served.run_id} if served.run_id else {}
+            yield Link(kind="route", name=f"{name} version {current.version}", facts=facts)
+
+
+def _unregistered(services: Services, digest: Digest) -> Link:
+    """Follow a model that is no version, such as one of a stage on the way, by the run that made it."""
+    dossier = _run_that_made(services, digest, _made)
+    if dossier is None:
+        unknown = "no version in the registry and no run names it, so nothing tells where it came from"
+        return Link(kind="model", name=digest, missing=absent(services, digest) or unknown)
+    candidates = (name for name, one in dossier.candidates.items() if _has_stage(one, digest))
+    run = trace_run(services, dossier, next(candidates, None))
+    return Link(kind="model", name=digest, missing=absent(services, digest), rests_on=(run,))
 
 
 def _gate_report(services: Services, digest: Digest, candidate: Digest) -> Link:
@@ -137,7 +192,7 @@ def _run(services: Services, registered: RegisteredVersion, digest: Digest) -> L
     dossier = _dossier(services, run_id) if run_id else None
     if dossier is not None:
         return trace_run(services, dossier, candidate)
-    dossier = _run_that_made(services, digest)
+    dossier = _run_that_made(services, digest, _deployable)
     if dossier is None:
         return trace_tags(services, registered, run_id)
     link = trace_run(services, dossier, candidate)
@@ -158,13 +213,24 @@ def _dossier(services: Services, run_id: str) -> RunDossier | None:
         ) from error
 
 
-def _run_that_made(services: Services, digest: Digest) -> RunDossier | None:
+def _run_that_made(
+    services: Services, digest: Digest, made_by: Callable[[RunDossier], set[Digest]]
+) -> RunDossier | None:
     """Find a run that made this very model: stages are deterministic, so that any of them tells the same."""
     for name in services.documents.names(_RUNS):
         dossier = _dossier(services, name.removeprefix(_RUNS))
-        if dossier is not None and digest in _deployable(dossier):
+        if dossier is not None and digest in made_by(dossier):
             return dossier
     return None
+
+
+def _made(dossier: RunDossier) -> set[Digest]:
+    stages = [dossier.baseline_stage, *(stage for one in dossier.candidates.values() for stage in one.stages)]
+    return _deployable(dossier) | {stage.model.digest for stage in stages}
+
+
+def _has_stage(candidate: CandidateDossier, digest: Digest) -> bool:
+    return any(stage.model.digest == digest for stage in candidate.stages)
 
 
 def _deployable(dossier: RunDossier) -> set[Digest]:

@@ -1,10 +1,12 @@
 """The part of a lineage that a run's record tells: plan, stages, baseline and data."""
 
 import json
+from collections.abc import Mapping
 
 from tasks.contracts.data import SPLIT_NAMES, DatasetRef
-from tasks.contracts.lineage import Link
+from tasks.contracts.lineage import TRACKING_FACT, UNKNOWN, Link
 from tasks.contracts.model import StageResult
+from tasks.contracts.registration import TRACKING_TAG
 from tasks.contracts.run import RunDossier
 from tasks.contracts.value import Digest, sha256_hex
 from tasks.runtime.services import RegisteredVersion, Services
@@ -29,6 +31,7 @@ def trace_run(services: Services, dossier: RunDossier, candidate: str | None) ->
     stages = tuple(_stage(services, stage) for stage in made)
     facts = {"started": dossier.started_at, "finished": dossier.finished_at}
     facts |= {name.removeprefix("stillhouse."): dossier.lineage[name] for name in _shown(dossier)}
+    facts |= tracking_fact(dossier.lineage)
     links = (_plan(dossier), *stages, baseline, _data(services, dossier.dataset, dossier.record.dataset.digest))
     return Link(kind="run", name=dossier.record.run_id, facts=facts, rests_on=links)
 
@@ -44,7 +47,12 @@ def trace_tags(services: Services, registered: RegisteredVersion, run_id: str | 
     if "stillhouse.data_revision" in tags:
         links.append(Link(kind="DVC revision", name=tags["stillhouse.data_revision"]))
     gone = "the store holds no record of it" if run_id else "the version does not name it, and no record names it"
-    return Link(kind="run", name=run_id or "unknown", missing=gone, rests_on=tuple(links))
+    return Link(kind="run", name=run_id or UNKNOWN, facts=tracking_fact(tags), missing=gone, rests_on=tuple(links))
+
+
+def tracking_fact(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the run's id in MLflow as a fact, if it was noted."""
+    return {TRACKING_FACT: tags[TRACKING_TAG]} if TRACKING_TAG in tags else {}
 
 
 def _plan(dossier: RunDossier) -> Link:

@@ -231,6 +231,22 @@ def test_ledger_does_not_echo_the_url_when_it_cannot_be_parsed():
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann:pw@secret@127.0.0.1:1/db",
+        "postgresql://ann:se:cret@127.0.0.1:secret/db",
+        "postgresql://127.0.0.1:1/db?user=ann&password=secret",
+        "postgresql://ann:pw@127.0.0.1:1/db?sslpassword=secret",
+    ],
+)
+def test_ledger_shows_no_part_of_a_password_wherever_the_url_holds_it(url):
+    with pytest.raises(StillhouseError, match="STILLHOUSE_LEDGER_URL") as caught:
+        SqlLedger(url)
+
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", ["mysql://ann:secret@host/db", "postgresql+psycopg2://ann:secret@host/db"])
 def test_ledger_names_the_databases_that_it_can_lie_in_when_it_is_given_another(url):
     with pytest.raises(UserError, match=r"postgresql\+psycopg://") as caught:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters.mlflow_connection import MlflowConnection, environment_of_mlflow, without_password
+from tasks.adapters.mlflow_connection import MlflowConnection, environment_of_mlflow
 from tasks.adapters.mlflow_tracking import MlflowTracker
 from tasks.contracts.errors import InfrastructureError, ServiceUnavailableError, UserError
 from tasks.runtime.settings import Settings
@@ -97,19 +97,6 @@ def test_experiment_id_says_how_to_go_on_when_the_experiment_is_deleted(tmp_path
 
     with pytest.raises(UserError, match="mlflow experiments restore"):
         MlflowConnection(Settings(home=tmp_path)).experiment_id("digits")
-
-
-@pytest.mark.parametrize(
-    ("address", "shown"),
-    [
-        ("http://ann:secret@host:5000/x", "http://ann:***@host:5000/x"),
-        ("postgresql://ann:a%40b@host/db", "postgresql://ann:***@host/db"),
-        ("sqlite:////home/ann/mlflow.db", "sqlite:////home/ann/mlflow.db"),
-        ("http://host:5000", "http://host:5000"),
-    ],
-)
-def test_without_password_hides_only_the_password_when_there_is_one(address, shown):
-    assert without_password(address) == shown
 
 
 def test_environment_of_mlflow_says_of_s3_what_our_settings_say(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 from tasks.adapters.mlflow_connection import connection
 from tasks.adapters.mlflow_tracking import FLOW_RUN_TAG, STAGE_KEY_TAG, MlflowTracker
 from tasks.contracts.errors import UserError
-from tasks.contracts.model import EpochRecord
+from tasks.contracts.model import EpochRecord, UsageSample
+from tasks.contracts.registration import RUN_TAG
 from tasks.runtime.settings import Settings
 
 HISTORY = tuple(EpochRecord(step=step, metrics={"loss": 1.0 / step, "accuracy": 0.5}) for step in range(1, 4))
@@ -195,3 +196,25 @@ def test_finish_parent_refuses_when_a_file_leads_out_of_its_folder(tracker, name
 
     with pytest.raises(UserError, match="relative path"):
         tracker.finish_parent(run_id, {}, {}, {name: b""}, "FINISHED")
+
+
+def test_stage_run_shows_usage_as_mlflows_system_metrics(tracker, client):
+    usage = tuple(UsageSample(at_s=at, metrics={"cpu_utilization_percentage": 10 * at}) for at in (1.0, 2.5))
+    run_id = record_stage(tracker, "usage", "stage-1", usage=usage)
+
+    points = client.get_metric_history(run_id, "system/cpu_utilization_percentage")
+
+    start = client.get_run(run_id).info.start_time
+    assert [(point.value, point.step, point.timestamp - start) for point in points] == [
+        (10.0, 0, 1000),
+        (25.0, 1, 2500),
+    ]
+
+
+def test_flow_run_of_is_found_from_the_runs_own_run_and_from_a_stages(tracker):
+    parent = tracker.parent_run("correlation", "flow-9", "run", {})
+    stage = record_stage(tracker, "correlation", "stage-9", tags={RUN_TAG: "flow-9"})
+
+    assert (tracker.flow_run_of(parent), tracker.flow_run_of(stage)) == ("flow-9", "flow-9")
+    assert tracker.flow_run_of("0" * 32) is None
+    assert tracker.flow_run_of("no id at all") is None

@@ -390,6 +390,19 @@ def test_a_route_of_both_arms_says_in_its_headers_which_of_them_answered():
     }
 
 
+def test_a_route_that_names_flow_runs_says_in_its_headers_which_one_made_the_answering_model():
+    arms = Arm(digest="1" * 64, version=1, run_id="old"), Arm(digest="2" * 64, version=2, run_id="new")
+    route = Route(model_name="m", signature=SIGNATURE, champion=arms[0], challenger=arms[1], weight=20.0)
+    served = ServedRoute(route, 7, None, None, None)
+    assert dict(served.headers["challenger", "champion"])[b"x-stillhouse-run-id"] == b"old"
+    assert dict(served.headers["challenger", "challenger"])[b"x-stillhouse-run-id"] == b"new"
+
+
+def test_a_flow_run_cannot_bring_other_headers_along():
+    with pytest.raises(ValueError, match="run_id"):
+        Arm(digest="1" * 64, version=1, run_id="a\r\nx-other: 1")
+
+
 async def test_a_body_is_never_known_as_what_another_routes_parser_read(tmp_path, make_body):
     """The route may change between looking for a body and the task that reads it."""
     model = SimpleNamespace(

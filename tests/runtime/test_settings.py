@@ -2,7 +2,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from infra.engines.chosen import Options, chosen_services
-from tasks.runtime.settings import Settings, environment_of_services
+from tasks.contracts.errors import UserError
+from tasks.runtime.settings import Settings, current_settings, environment_of_services, environment_of_stages
 
 PEM = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
 
@@ -67,3 +68,43 @@ def test_one_bucket_gives_everything_its_prefix_unless_a_setting_says_otherwise(
 def test_one_bucket_is_refused_by_name_when_it_is_no_place_in_s3(tmp_path):
     with pytest.raises(ValidationError, match="STILLHOUSE_BUCKET_URL='models' names no place in S3"):
         Settings(home=tmp_path, bucket_url="models")
+
+
+def test_stages_get_no_secret_of_what_they_do_not_do(monkeypatch):
+    kept = {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "STILLHOUSE_VERIFY_KEYS"}
+    dropped = {
+        "STILLHOUSE_SIGNING_KEY", "STILLHOUSE_WEBHOOK_SECRET", "STILLHOUSE_LEDGER_URL", "STILLHOUSE_GATEWAY_TOKEN",
+        "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PGPASSWORD",
+    }  # fmt: skip
+    for name in kept | dropped:
+        monkeypatch.setenv(name, "value")
+
+    assert set(environment_of_stages()) & (kept | dropped) == kept
+
+
+def test_passwords_in_addresses_are_not_shown(tmp_path):
+    shown = repr(Settings(home=tmp_path, tracking_url="http://ann:canary@ml", dvc_remote="https://ann:canary@rows/x"))
+
+    assert "http://ann:***@ml" in shown
+    assert "canary" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("EXECUTION", "canary", "STILLHOUSE_EXECUTION: input should be 'local' or 'ray'"),
+        ("PLACEMENT_TIMEOUT_S", "canary", "STILLHOUSE_PLACEMENT_TIMEOUT_S: input should be a valid number"),
+        ("TRAFFIC", "s3://canary/x", "STILLHOUSE_TRAFFIC is a folder"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_a_users_error_that_shows_no_value(monkeypatch, name, value, told):
+    monkeypatch.setenv(f"STILLHOUSE_{name}", value)
+    monkeypatch.setenv("STILLHOUSE_WEBHOOK_SECRET", "canary")
+    monkeypatch.setenv("STILLHOUSE_LEDGER_URL", "postgresql://ann:canary@db/stillhouse")
+    current_settings.cache_clear()
+
+    with pytest.raises(UserError, match=told) as caught:
+        current_settings()
+
+    assert "canary" not in str(caught.value)
+    assert caught.value.__cause__ is None

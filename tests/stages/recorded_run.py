@@ -29,7 +29,7 @@ class Tracker:
     def parent_run(self, experiment, flow_run_id, name, params):
         return self._found(f"{experiment}/{flow_run_id}", name=name, params=params, parent=None)
 
-    def stage_run(self, experiment, parent_run_id, stage_key, name, params, metrics, history, tags):
+    def stage_run(self, experiment, parent_run_id, stage_key, name, params, metrics, history, tags, usage=()):
         return self._found(
             f"{experiment}/{stage_key}", name=name, params=params, parent=parent_run_id, metrics=metrics, tags=tags
         )
@@ -39,6 +39,9 @@ class Tracker:
         self.runs[run_id].setdefault("tags", {}).update(tags)
         self.runs[run_id].setdefault("metrics", {}).update(metrics)
         self.runs[run_id]["status"] = status
+
+    def flow_run_of(self, run_id):
+        return self.runs.get(run_id, {}).get("flow_run")
 
     def _found(self, run_id, **logged):
         self.runs.setdefault(run_id, logged)
@@ -64,6 +67,9 @@ class Registry:
     def version(self, name, version):
         aliases = tuple(alias for alias, of in self.aliases.items() if of == version)
         return RegisteredVersion(name, version, aliases, self.made[version - 1]["tags"])
+
+    def versions(self, name):
+        return [self.version(name, number) for number in range(1, len(self.made) + 1)]
 
     def version_of(self, name, alias):
         return self.version(name, self.aliases[alias]) if alias in self.aliases else None

@@ -13,10 +13,10 @@ from infra.gateway.records import PredictionRecord, prediction_table
 from tasks.adapters.route_store import RouteStore
 from tasks.contracts.artifact import artifact_key
 from tasks.contracts.errors import InfrastructureError, UserError
-from tasks.contracts.registration import CARD_TAG, DIGEST_TAG, RUN_TAG
+from tasks.contracts.registration import CARD_TAG, DIGEST_TAG, RUN_TAG, TRACKING_TAG
 from tasks.contracts.route import Arm
-from tasks.stages.recording import register_challenger
-from tasks.stages.tracing import trace, trace_request
+from tasks.stages.recording import record_run, register_challenger
+from tasks.stages.tracing import trace, trace_flow_run, trace_request
 
 CHOSEN = "student-pruned-int8"
 
@@ -30,7 +30,8 @@ def outside(services):
 @pytest.fixture
 def dossier(outside):
     """A whole run, recorded and registered: version 1 is the baseline and champion, 2 the challenger."""
-    dossier = whole_dossier(outside)
+    dossier = whole_dossier(outside).with_lineage({TRACKING_TAG: "mlflow-1"})
+    outside.tracker.runs["mlflow-1"] = {"flow_run": dossier.record.run_id}
     register_challenger(outside, dossier, "parent", "<html>")
     outside.documents.append(f"runs/{dossier.record.run_id}", dossier.canonical_json(), 0)
     return dossier
@@ -208,3 +209,63 @@ def test_trace_request_refuses_a_request_that_was_not_logged(outside, dossier, s
     serve(("r1", False))
     with pytest.raises(UserError, match="'r2'"):
         trace_request(outside, "r2")
+
+
+def test_any_of_the_names_leads_to_all_others(outside, dossier, serve):
+    serve(("r1", False), ("r1", True))
+    run_id, (old, new) = dossier.record.run_id, outside.registry.versions("digits")
+    expected = {
+        "flow_runs": (run_id,),
+        "tracking_runs": ("mlflow-1",),
+        "models": (old.tags[DIGEST_TAG], new.tags[DIGEST_TAG]),
+        "versions": ("digits/1", "digits/2"),
+        "gate_reports": (dossier.candidates[CHOSEN].gate.artifact.digest,),
+        "ledger_entries": ("digits 1 (bootstrap)",),
+        "routes": ("digits version 2",),
+    }
+
+    for link in (trace_flow_run(outside, run_id), trace_flow_run(outside, "mlflow-1"), trace_request(outside, "r1")):
+        names = link.identities().model_dump(exclude={"requests"})
+        assert names == expected
+    assert trace_request(outside, "r1").identities().requests == ("r1",)
+    one = trace(outside, new.tags[DIGEST_TAG], new).identities()
+    assert (one.flow_runs, one.tracking_runs, one.models) == ((run_id,), ("mlflow-1",), (new.tags[DIGEST_TAG],))
+
+
+def test_the_flow_run_stands_on_ledger_entry_route_and_stage_runs(outside, dossier, serve):
+    run_id = dossier.record.run_id
+
+    assert outside.ledger.champion("digits").run_id == run_id
+    assert RouteStore(outside.documents, outside.acknowledgements).current("digits").route.champion.run_id == run_id
+    record_run(outside, dossier)
+    stages = [one for one in outside.tracker.runs.values() if one.get("parent")]
+    assert stages
+    assert {one["tags"][RUN_TAG] for one in stages} == {run_id}
+
+
+def test_trace_of_a_model_on_the_way_leads_to_the_run_that_made_it(outside, dossier):
+    outside.registry.names = lambda: []
+    (first, *_) = dossier.candidates[CHOSEN].stages
+
+    link = trace(outside, first.model.digest)
+
+    assert link.gaps == []
+    assert link.identities().flow_runs == (dossier.record.run_id,)
+    assert first.model.digest in [one.name for one in links(link, "stage")]
+
+
+def test_trace_flow_run_of_a_run_that_chose_nothing_tells_of_the_run_itself(outside, dossier):
+    outside.registry.made.clear()
+
+    (run,) = trace_flow_run(outside, dossier.record.run_id).rests_on
+
+    assert (run.kind, run.name) == ("run", dossier.record.run_id)
+
+
+def test_trace_flow_run_says_who_does_not_know_it(outside, dossier):
+    outside.tracker.runs["mlflow-2"] = {"flow_run": "gone"}
+
+    with pytest.raises(UserError, match=r"run x: MLflow has no such run, and the store .* holds no record"):
+        trace_flow_run(outside, "x")
+    with pytest.raises(UserError, match="run mlflow-2: MLflow names flow run gone, of which the store"):
+        trace_flow_run(outside, "mlflow-2")

@@ -55,6 +55,11 @@ HEADERS: dict[str, Piece] = {
     },
     "ModelVersion": {"description": "Its version in the registry.", "schema": _VERSION},
     "RouteVersion": {"description": "Version of the route that the request met.", "schema": _VERSION},
+    "RunId": {
+        "description": "Flow run that registered the model, as `stillhouse model lineage run:ID` takes it; absent "
+        "where the route does not say.",
+        "schema": _IDENTIFIER,
+    },
     "RequestId": {"description": "For feedback, and for the gateway's log.", "schema": _IDENTIFIER},
     "Cache": {
         "description": "Whether the answer was kept from an equal input; absent where nothing is kept.",
@@ -71,6 +76,7 @@ ANSWERED: dict[str, Piece] = {
     "X-Stillhouse-Model-Digest": {"$ref": "#/components/headers/Digest"},
     "X-Stillhouse-Model-Version": {"$ref": "#/components/headers/ModelVersion"},
     "X-Stillhouse-Route-Version": {"$ref": "#/components/headers/RouteVersion"},
+    "X-Stillhouse-Run-Id": {"$ref": "#/components/headers/RunId"},
     "X-Stillhouse-Request-Id": {"$ref": "#/components/headers/RequestId"},
     "X-Stillhouse-Cache": {"$ref": "#/components/headers/Cache"},
 }

@@ -1,0 +1,1 @@
+"""What Stillhouse is made of: licences, list of parts, known vulnerabilities. Run by `make check`, `sbom`, `audit`."""
