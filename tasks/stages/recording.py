@@ -170,7 +170,11 @@ def _stage_run(
     metrics: Mapping[str, float],
     name: str,
 ) -> str:
-    tags = {"stillhouse.model": stage.model.digest, "stillhouse.data": dossier.dataset.digest}
+    tags = {
+        "stillhouse.model": stage.model.digest,
+        "stillhouse.data": dossier.dataset.digest,
+        "stillhouse.host": stage.host,
+    }
     return services.tracker.stage_run(
         experiment,
         parent,

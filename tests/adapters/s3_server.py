@@ -2,6 +2,7 @@
 
 import http.client
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class Fault:
     """A header that the server never sees."""
     changed: bool = False
     """Flip the first byte of the answer's body."""
+    bytes_per_s: float | None = None
+    """How fast bodies go through, either way."""
 
 
 @dataclass
@@ -55,7 +58,7 @@ class Clock:
 class FaultyProxy:
     """Forwards to a server; `fault` is asked about each (method, path)."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, listen: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.fault: Callable[[str, str], Fault | None] = lambda method, path: None
         self.seen: list[tuple[str, str]] = []
         proxy = self
@@ -67,6 +70,8 @@ class FaultyProxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 proxy.seen.append((self.command, self.path))
                 fault = proxy.fault(self.command, self.path) or Fault()
+                if fault.bytes_per_s:
+                    time.sleep(len(body) / fault.bytes_per_s)
                 if fault.status and not fault.forwarded:
                     return self._answer(fault.status, {}, b"")
                 dropped = {"expect", fault.without.lower()}
@@ -76,6 +81,8 @@ class FaultyProxy:
                 answer = upstream.getresponse()
                 data = answer.read()
                 upstream.close()
+                if fault.bytes_per_s:
+                    time.sleep(len(data) / fault.bytes_per_s)
                 if fault.status:
                     return self._answer(fault.status, {}, b"")
                 if fault.changed and data:
@@ -100,7 +107,7 @@ class FaultyProxy:
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(listen, Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
