@@ -6,7 +6,7 @@ import traceback
 
 from tests.hosts import network
 from tests.hosts.faults import FAULTS, Seen, reference, try_fault
-from tests.hosts.services import Site
+from tests.hosts.site import Site
 from tests.postgres_server import why_missing
 
 

@@ -9,7 +9,8 @@ from signal import SIGINT, SIGKILL, SIGQUIT
 from typing import Any
 
 from tests.hosts.plans import FAULT_PLAN, outcome, stages
-from tests.hosts.services import SCRATCH, Run, Site
+from tests.hosts.services import SCRATCH
+from tests.hosts.site import Run, Site
 
 OUTAGE_S = 60.0
 _STAGE = "tasks.runtime.isolation"
@@ -68,7 +69,7 @@ def try_fault(site: Site, fault: Fault, expected: dict[str, Any]) -> Seen:
     records = [run.record for run, code in zip(runs, codes, strict=True) if code == 0]
     retried = site.query(
         "prefect",
-        f"SELECT DISTINCT name FROM task_run WHERE created > '{before}' AND run_count > 1 ORDER BY 1",  # noqa: S608
+        f"SELECT DISTINCT name FROM task_run WHERE created > '{before}' AND run_count > 1 ORDER BY 1",
     )
     return Seen(
         codes=tuple(codes[len(runs) - len(ended) :]),
@@ -198,7 +199,9 @@ FAULTS = {
     "prefect": Fault("Prefect's server is restarted", _restart_prefect),
     "cut-off": Fault("the worker that trains is cut off for 60 s", _cut_off),
     "node": Fault("the node that trains is lost", _lose_node),
-    "holder": Fault("of two equal runs, the one that holds the lock is killed", _kill_holder, ("flow-1", "flow-2"), True),
+    "holder": Fault(
+        "of two equal runs, the one that holds the lock is killed", _kill_holder, ("flow-1", "flow-2"), True
+    ),
     "s3-slow": Fault("S3 moves 50 kB a second", _slow_s3),
     "disk": Fault("a worker's disk is full", _fill_disk),
 }

@@ -8,7 +8,7 @@ import pytest
 from tests.hosts import network
 from tests.hosts.faults import FAULTS, WORKERS, reference, try_fault
 from tests.hosts.plans import PLAN, outcome, stages
-from tests.hosts.services import Site
+from tests.hosts.site import Site
 from tests.postgres_server import why_missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
