@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGQUIT
 from typing import Any
 
@@ -48,6 +49,10 @@ class Fault:
     strike: Callable[[Site, list[Run]], None]
     hosts: tuple[str, ...] = ("flow-1",)
     """Where a run is started."""
+    at_once: bool = False
+    """Whether it strikes at the start, and not when the baseline trains."""
+    ahead: tuple[str, ...] = ()
+    """Hosts of runs whose clock is five minutes ahead."""
     dies: bool = False
     """Whether the first run is killed; its own exit code then says nothing."""
 
@@ -62,7 +67,12 @@ def try_fault(site: Site, fault: Fault, expected: dict[str, Any]) -> Seen:
     """Let a fault strike while everything is computed anew, and look at what came of it."""
     site.forget_stages()
     ((before,),) = site.query("prefect", "SELECT coalesce(max(created), 'epoch') FROM task_run")
-    runs = [site.run_plan(FAULT_PLAN, host, "--no-rollout") for host in fault.hosts]
+    runs = [
+        site.run_plan(FAULT_PLAN, host, "--no-rollout", **(_clock_ahead() if host in fault.ahead else {}))
+        for host in fault.hosts
+    ]
+    if not fault.at_once:
+        runs[-1].wait_for_training()
     fault.strike(site, runs)
     codes = [run.wait() for run in runs]
     ended = runs[1:] if fault.dies else runs
@@ -82,6 +92,12 @@ def try_fault(site: Site, fault: Fault, expected: dict[str, Any]) -> Seen:
     )
 
 
+def _clock_ahead() -> dict[str, str]:
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    assert libraries, "needs libfaketime; apt-get install faketime"
+    return {"LD_PRELOAD": str(libraries[0]), "FAKETIME": "+300s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
 def _computed_twice(site: Site) -> tuple[str, ...]:
     """Return the stages of which more than one record was written."""
     keys = ["/".join(key.split("/")[2:4]) for key in site.keys("store/stages/")]
@@ -93,18 +109,15 @@ def _training_host(site: Site) -> str:
 
 
 def _kill_stage(site: Site, runs: list[Run]) -> None:
-    runs[0].wait_for_training()
     process = site.network[_training_host(site)].processes(_STAGE)[-1]
     _kill(process)
 
 
 def _kill_worker(site: Site, runs: list[Run]) -> None:
-    runs[0].wait_for_training()
     _kill(site.network[_training_host(site)].processes("ray::")[-1])
 
 
 def _lose_node(site: Site, runs: list[Run]) -> None:
-    runs[0].wait_for_training()
     name = _training_host(site)
     site.end(name, SIGKILL)
     for process in site.network[name].processes("ray"):
@@ -114,7 +127,6 @@ def _lose_node(site: Site, runs: list[Run]) -> None:
 
 
 def _cut_off(site: Site, runs: list[Run]) -> None:
-    runs[0].wait_for_training()
     name = _training_host(site)
     site.network[name].cut_off()
     time.sleep(OUTAGE_S)
@@ -125,22 +137,18 @@ def _cut_off(site: Site, runs: list[Run]) -> None:
 
 
 def _restart_prefect(site: Site, runs: list[Run]) -> None:
-    runs[0].wait_for_training()
     site.restart("prefect")
 
 
 def _restart_database(site: Site, runs: list[Run]) -> None:
-    runs[0].wait_for_training()
     site.restart("postgres", SIGINT)
 
 
 def _crash_database(site: Site, runs: list[Run]) -> None:
-    runs[0].wait_for_training()
     site.restart("postgres", SIGQUIT)
 
 
 def _refuse_s3(site: Site, runs: list[Run]) -> None:
-    runs[0].wait_for_training()
     site.s3_answers("503")
     time.sleep(OUTAGE_S)
     site.s3_answers("well")
@@ -154,11 +162,16 @@ def _slow_s3(site: Site, runs: list[Run]) -> None:
 
 def _stop_mlflow(site: Site, runs: list[Run]) -> None:
     """Take MLflow away when the run is about to need it, for as long as the outage."""
-    runs[0].wait_for_training()
     site.end("mlflow")
     runs[0].wait_for("models were measured", "SELECT 1 FROM stage_records WHERE stage_key LIKE 'measure/%'")
     time.sleep(OUTAGE_S)
     site.start("mlflow")
+
+
+def _bad_day(site: Site, runs: list[Run]) -> None:
+    """One after the other, in one run."""
+    for strike in (_kill_worker, _restart_database, _restart_prefect, _refuse_s3, _stop_mlflow):
+        strike(site, runs)
 
 
 def _fill_disk(site: Site, runs: list[Run]) -> None:
@@ -174,7 +187,6 @@ def _nothing(site: Site, runs: list[Run]) -> None:
 
 def _kill_holder(site: Site, runs: list[Run]) -> None:
     holder = "SELECT holder FROM leases WHERE name LIKE 'stage/train/%'"
-    runs[1].wait_for_training()
     runs[1].wait_for("the training's lock was taken", holder)
     (found,) = site.query("ledger", holder)[:1]
     first = runs[0] if found[0].startswith(runs[0].host.name) else runs[1]
@@ -188,20 +200,28 @@ def _kill(process: int) -> None:
 
 
 FAULTS = {
-    "none": Fault("nothing goes wrong", _nothing),
+    "none": Fault("nothing goes wrong", _nothing, at_once=True),
     "stage": Fault("a stage's process is killed", _kill_stage),
     "worker": Fault("a Ray worker's process is killed", _kill_worker),
-    "twice": Fault("two equal runs on two hosts at once", _nothing, hosts=("flow-1", "flow-2")),
+    "twice": Fault("two equal runs on two hosts at once", _nothing, ("flow-1", "flow-2"), at_once=True),
     "s3-503": Fault("S3 answers 503 for 60 s", _refuse_s3),
     "postgres": Fault("PostgreSQL is restarted", _restart_database),
     "postgres-crash": Fault("PostgreSQL crashes and is started again", _crash_database),
     "mlflow": Fault("MLflow is away for 60 s when it is needed", _stop_mlflow),
     "prefect": Fault("Prefect's server is restarted", _restart_prefect),
+    "bad-day": Fault("worker killed, PostgreSQL and Prefect restarted, S3 503, MLflow away, in one run", _bad_day),
     "cut-off": Fault("the worker that trains is cut off for 60 s", _cut_off),
     "node": Fault("the node that trains is lost", _lose_node),
     "holder": Fault(
-        "of two equal runs, the one that holds the lock is killed", _kill_holder, ("flow-1", "flow-2"), True
+        "of two equal runs, the one that holds the lock is killed", _kill_holder, ("flow-1", "flow-2"), dies=True
     ),
-    "s3-slow": Fault("S3 moves 50 kB a second", _slow_s3),
-    "disk": Fault("a worker's disk is full", _fill_disk),
+    "clock": Fault(
+        "of two equal runs, one host's clock is 5 minutes ahead",
+        _nothing,
+        ("flow-1", "flow-2"),
+        at_once=True,
+        ahead=("flow-2",),
+    ),
+    "s3-slow": Fault("S3 moves 50 kB a second", _slow_s3, at_once=True),
+    "disk": Fault("a worker's disk is full", _fill_disk, at_once=True),
 }

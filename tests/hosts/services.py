@@ -101,6 +101,9 @@ def services(folder: Path) -> dict[str, Service]:
             {
                 "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://stillhouse@control/prefect",
                 "PREFECT_UI_ENABLED": "0",
+                # five seconds by default, which a busy machine exceeds when everything starts at once
+                "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+                "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
             },
         ),
         "mlflow": Service(
