@@ -119,6 +119,8 @@ class Site:
         self.start("postgres")
         for name in ("ledger", "prefect", "mlflow"):
             self.query("postgres", f"CREATE DATABASE {name}")
+        control = self.network["control"]
+        control.run(sys.executable, "-m", "flows.cli", "ledger", "migrate", environment=environment_of(control))
 
     def _make_bucket(self) -> None:
         for bucket in (BUCKET, "mlflow"):
@@ -158,9 +160,9 @@ class Run:
         self.seconds = time.monotonic() - self.began
         return code
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, timeout_s: float = 900.0) -> dict[str, Any]:
         """Wait for its end and return its record."""
-        assert self.wait() == 0, self.output
+        assert self.wait(timeout_s) == 0, self.output
         return self.record
 
     @property
