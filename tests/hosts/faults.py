@@ -114,7 +114,7 @@ def _kill_stage(site: Site, runs: list[Run]) -> None:
 
 
 def _kill_worker(site: Site, runs: list[Run]) -> None:
-    _kill(site.network[_training_host(site)].processes("ray::")[-1])
+    _kill(site.network[_training_host(site)].processes("ray::tasks.")[-1])
 
 
 def _lose_node(site: Site, runs: list[Run]) -> None:

@@ -22,6 +22,7 @@ from tests.postgres_server import programs
 
 _READY_WITHIN_S = 240.0
 _SCRATCH_MIB = 128
+_STRUCK_WITHIN_S = 900.0
 
 
 class Site:
@@ -154,13 +155,13 @@ class Run:
         environment = {name: value for name, value in (environment_of(host) | settings).items() if value}
         self.process = Process(host, command, environment, host.folder / f"run-{number}.log", host.home)
 
-    def wait(self, timeout_s: float = 900.0) -> int:
+    def wait(self, timeout_s: float = 1800.0) -> int:
         """Wait for its end and return its exit code."""
         code = self.process.wait(timeout_s)
         self.seconds = time.monotonic() - self.began
         return code
 
-    def finish(self, timeout_s: float = 900.0) -> dict[str, Any]:
+    def finish(self, timeout_s: float = 1800.0) -> dict[str, Any]:
         """Wait for its end and return its record."""
         assert self.wait(timeout_s) == 0, self.output
         return self.record
@@ -182,7 +183,7 @@ class Run:
 
     def wait_until(self, what: str, holds: Callable[[], object]) -> None:
         """Wait until something holds while the run goes on."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + _STRUCK_WITHIN_S
         while not holds():
             assert self.process.code is None, f"the run ended before {what}: {self.output}"
             assert time.monotonic() < deadline, f"{what} took too long: {self.output}"

@@ -11,7 +11,7 @@ from tests.hosts.plans import PLAN, outcome, stages
 from tests.hosts.site import Site
 from tests.postgres_server import why_missing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
