@@ -95,8 +95,10 @@ class Site:
     def forget_stages(self) -> None:
         """Make the next run compute everything: records and checkpoints go, artifacts and ledger stay."""
         self.query("ledger", "DELETE FROM stage_records")
-        for key in [*self.keys("store/stages/"), *self.keys("store/checkpoints/")]:
-            self.network["control"].run("curl", "-sS", "-X", "DELETE", f"http://control:9001/{BUCKET}/{key}")
+        control, prefixes = self.network["control"], ("store/stages/", "store/checkpoints/")
+        command = (sys.executable, "-m", "tests.hosts.forget", BUCKET, *prefixes)
+        control.run(*command, environment=environment_of(control))
+        assert not self.keys(prefixes[0]), "records are left"
 
     def run_plan(self, plan: Mapping[str, Any], host: str = "flow-1", *options: str, **settings: str) -> "Run":
         """Start `stillhouse run` on a host; `settings` are added to its environment."""
