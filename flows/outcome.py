@@ -157,6 +157,7 @@ def _stage(stage: Stage, quality: Quality, timings: TimingTable) -> StageSummary
         kind=stage.made.kind,
         cached=stage.cached,
         seconds=stage.made.seconds,
+        host=stage.made.host,
         model=stage.made.model,
         evaluation=_evaluation(stage.deployed, quality, timings),
     )

@@ -20,10 +20,10 @@ def why_missing() -> str:
         import psycopg  # noqa: F401
     except ImportError:
         return "psycopg is not installed; pip install 'stillhouse[production]'"
-    return "" if _programs() else "PostgreSQL's server is not installed; apt-get install postgresql"
+    return "" if programs() else "PostgreSQL's server is not installed; apt-get install postgresql"
 
 
-def _programs() -> Path | None:
+def programs() -> Path | None:
     """Return the folder of the newest server's programs: distributions keep them off the PATH."""
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     found = versions[-1] if versions else shutil.which("initdb")
@@ -34,9 +34,9 @@ class PostgresServer:
     """One private cluster. It refuses to run as root, so that root's tests run it as somebody else."""
 
     def __init__(self) -> None:
-        programs = _programs()
-        assert programs is not None, "ask why_missing() first"
-        self._programs = programs
+        folder = programs()
+        assert folder is not None, "ask why_missing() first"
+        self._programs = folder
         self.folder = Path(tempfile.mkdtemp(prefix="stillhouse-postgres-"))
         """Where its socket and all its files are."""
         self._as_other: dict[str, object] = {}

@@ -75,6 +75,8 @@ class StageResult(Value):
     model: ModelRef
     seconds: float
     """Wall time of the computation itself, when it was computed."""
+    host: str = ""
+    """Name of the machine that computed it; empty in records from before it was noted."""
     history: tuple[EpochRecord, ...] = ()
     details: dict[str, float | int | str] = Field(default_factory=dict)
     """Facts that the stage wants shown: channels removed, calibration rows, warnings."""

@@ -41,6 +41,8 @@ class StageSummary(Value):
     kind: str
     cached: bool
     seconds: float
+    host: str = ""
+    """Where it was computed, by this run or the earlier one that it was taken from."""
     model: ModelRef
     evaluation: Evaluation
     """Of the stage's model as deployed: a torch model is exported to ONNX first. On the validation split; the

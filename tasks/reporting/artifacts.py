@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
+
+from tasks.contracts.errors import ServiceUnavailableError
 from tasks.contracts.run import RunDossier
 from tasks.contracts.verdict import Check
 from tasks.reporting import figures
@@ -22,7 +25,19 @@ def publish_artifacts(dossier: RunDossier) -> None:
 
     Needs the context of a flow or task run. The keys `<plan>-stages`, `-pareto`, `-gate` and `-report` are stable,
     so that Prefect shows the runs of a plan as versions of one artifact.
+
+    Raises:
+        ServiceUnavailableError: the server is away.
     """
+    try:
+        _create_artifacts(dossier)
+    except (httpx.HTTPError, RuntimeError) as error:  # the client tells of an API that is away by RuntimeError
+        raise ServiceUnavailableError(
+            f"the Prefect server (PREFECT_API_URL) took no artifacts of run {dossier.record.run_id}: {error}"
+        ) from error
+
+
+def _create_artifacts(dossier: RunDossier) -> None:
     from prefect.artifacts import (
         create_image_artifact,
         create_link_artifact,
@@ -61,6 +76,7 @@ def stage_table(dossier: RunDossier) -> list[dict[str, Any]]:
             "stage": dossier.baseline_stage.kind,
             "cached": "",
             "seconds": round(dossier.baseline_stage.seconds, 1),
+            "host": dossier.baseline_stage.host,
             "bytes": base.size_bytes,
             metric: round(base.metrics[metric], 6),
             "p50_ms": round(latency_p50_ms(base), 4),
@@ -72,6 +88,7 @@ def stage_table(dossier: RunDossier) -> list[dict[str, Any]]:
             "stage": stage.kind,
             "cached": "yes" if stage.cached else "no",
             "seconds": round(stage.seconds, 1),
+            "host": stage.host,
             "bytes": stage.evaluation.size_bytes,
             metric: round(stage.evaluation.metrics[metric], 6),
             "p50_ms": round(latency_p50_ms(stage.evaluation), 4),

@@ -74,8 +74,8 @@ def make_waterfalls(dossier: RunDossier) -> tuple[Waterfall, ...]:
 
 
 def effort_text(stage: StageSummary) -> str:
-    """Say how long a stage took, and whether this run took its outcome from the cache."""
-    took = figures.seconds(stage.seconds)
+    """Say how long a stage took and where, and whether this run took its outcome from the cache."""
+    took = figures.seconds(stage.seconds) + (f" on {stage.host}" if stage.host else "")
     return f"from cache (took {took})" if stage.cached else took
 
 

@@ -1,8 +1,10 @@
 """Progress of a training stage: a Prefect progress artifact, and a listener for the command line."""
 
+import logging
 from collections.abc import Callable
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
@@ -14,6 +16,7 @@ Listener = Callable[[str, EpochRecord, int], None]
 Announcement = Callable[[str], None]
 """Called with what the process is doing now."""
 
+_logger = logging.getLogger(__name__)
 _listeners: list[Listener] = []
 _announcements: list[Announcement] = []
 
@@ -45,11 +48,17 @@ class ProgressArtifact:
         self._artifact: UUID | None = None
 
     def show(self, record: EpochRecord) -> None:
-        """Publish one epoch's record."""
+        """Publish one epoch's record. A server that is away misses it: the epoch counts, whoever watches."""
         for listener in tuple(_listeners):
             listener(self._label, record, self._planned)
         if TaskRunContext.get() is None:
             return
+        try:
+            self._publish(record)
+        except (httpx.HTTPError, RuntimeError) as error:  # the client tells of an API that is away by RuntimeError
+            _logger.warning("epoch %d of %s is not shown in Prefect: %s", record.step, self._label, error)
+
+    def _publish(self, record: EpochRecord) -> None:
         percent = min(100.0, 100.0 * record.step / self._planned)
         description = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
         if self._artifact is None:

@@ -25,6 +25,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _NUM_RETRIES = 4
+_NUM_RETRIES_OF_EFFECTS = 6
+"""Pauses of 2 s to 64 s, halved by jitter at most: a service that restarts for a minute is waited for."""
 _LARGEST_MICRO_BATCH = 256
 _logger = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ def effect_task(function: Callable[P, R]) -> Task[P, R]:
     return task(
         cache_policy=NO_CACHE,
         persist_result=False,
-        retries=_NUM_RETRIES,
+        retries=_NUM_RETRIES_OF_EFFECTS,
         retry_delay_seconds=exponential_backoff(backoff_factor=2),
         retry_jitter_factor=0.5,
         retry_condition_fn=heals,

@@ -1,5 +1,6 @@
 """What every stage that makes a model has in common: its context, its checkpoint, and storing the outcome."""
 
+import socket
 import time
 from collections.abc import Callable
 
@@ -76,6 +77,7 @@ def make_model(
         kind=kind,
         model=ModelRef(digest=stored.digest, format=gives, size_bytes=stored.size_bytes),
         seconds=seconds,
+        host=socket.gethostname(),
         history=tuple(history),
         details=applied.details,
     )

@@ -174,6 +174,7 @@ def _stage_run(
         "stillhouse.model": stage.model.digest,
         "stillhouse.data": dossier.dataset.digest,
         RUN_TAG: dossier.record.run_id,
+        "stillhouse.host": stage.host,
     }
     return services.tracker.stage_run(
         experiment,

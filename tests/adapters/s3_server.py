@@ -2,6 +2,7 @@
 
 import http.client
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -40,6 +41,8 @@ class Fault:
     """Flip the first byte of the request's body."""
     silent_on: str = ""
     """A header of the answer that the client never sees."""
+    bytes_per_s: float | None = None
+    """How fast bodies go through, either way."""
 
 
 @dataclass
@@ -60,7 +63,9 @@ class Clock:
 class FaultyProxy:
     """Forwards to a server; `fault` is asked about each (method, path)."""
 
-    def __init__(self, host: str, port: int, *, one_at_a_time: bool = False) -> None:
+    def __init__(
+        self, host: str, port: int, *, listen: tuple[str, int] = ("127.0.0.1", 0), one_at_a_time: bool = False
+    ) -> None:
         """Forward to a port; conditional puts one at a time if the server looks and creates in two steps."""
         turn = threading.Lock() if one_at_a_time else nullcontext()
         self.fault: Callable[[str, str], Fault | None] = lambda method, path: None
@@ -76,6 +81,8 @@ class FaultyProxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 proxy.seen.append((self.command, self.path))
                 fault = proxy.fault(self.command, self.path) or Fault()
+                if fault.bytes_per_s:
+                    time.sleep(len(body) / fault.bytes_per_s)
                 if fault.status and not fault.forwarded:
                     return self._answer(fault.status, {}, b"")
                 dropped = {"expect", fault.without.lower()}
@@ -90,6 +97,8 @@ class FaultyProxy:
                 upstream.close()
                 after, proxy.after = proxy.after, lambda: None
                 after()
+                if fault.bytes_per_s:
+                    time.sleep(len(data) / fault.bytes_per_s)
                 if fault.status:
                     return self._answer(fault.status, {}, b"")
                 if fault.changed and data:
@@ -115,7 +124,7 @@ class FaultyProxy:
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(listen, Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()

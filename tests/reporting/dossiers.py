@@ -242,6 +242,7 @@ def _result(owner: str, made: Made, regression: bool) -> StageResult:
         kind=made.kind,
         model=_model(owner, made),
         seconds=made.seconds,
+        host="worker-1",
         history=history,
         details=dict(made.details),
     )
@@ -258,6 +259,7 @@ def _summary(chain: Chain, names: tuple[str, ...], regression: bool) -> Candidat
             kind=made.kind,
             cached=made.cached,
             seconds=made.seconds,
+            host="worker-1",
             model=_model(chain.name, made),
             evaluation=_evaluation(
                 made, names, regression, "test" if made is chain.stages[-1] and not chain.failure else "validation"

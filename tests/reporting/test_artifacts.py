@@ -5,9 +5,11 @@ import re
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+import httpx
 import pytest
 from dossiers import CHAINS, make_dossier
 
+from tasks.contracts.errors import ServiceUnavailableError
 from tasks.reporting.artifacts import (
     escape_markdown,
     gate_markdown,
@@ -37,6 +39,7 @@ def test_stage_table_has_a_row_for_the_baseline_and_every_stage():
         "stage": "distill_response",
         "cached": "yes",
         "seconds": 68.4,
+        "host": "worker-1",
         "bytes": 92_310,
         "accuracy": 0.9789,
         "p50_ms": 0.0713,
@@ -70,6 +73,18 @@ def test_gate_markdown_has_six_bars_a_row_whatever_the_texts_hold():
 
 def test_escape_markdown_keeps_a_text_on_one_line_and_plain():
     assert escape_markdown("a\nb *c* <d>") == "a b \\*c\\* \\<d\\>"
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("refused"), RuntimeError("Failed to reach API")])
+def test_publish_artifacts_is_to_be_tried_again_when_the_server_is_away(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def create(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("prefect.artifacts.create_table_artifact", create)
+    with pytest.raises(ServiceUnavailableError, match="PREFECT_API_URL"):
+        publish_artifacts(make_dossier())
 
 
 @pytest.mark.slow

@@ -65,7 +65,8 @@ def test_render_page_tells_the_verdict_in_one_sentence(page):
         "90,700 rows/s", "9.58 MB", "4.76 ms", "15,385", "554 kFLOP", "92.3 %", "0.01230", "2.0 %",  # the rest
         "needs 1,237", "1,237 rows would settle it", "98.33 %", "\u2265 -2.00 points", "\u2264 139 kB",  # gate
         "0.7266", "10 checks of single classes: 7 PASS, 3 INCONCLUSIVE",
-        "from cache (took 1 min 08 s)", "36 s", "77,834", "raise rounds", "training diverged in epoch 3",  # stages
+        "from cache (took 1 min 08 s on worker-1)", "36 s",  # stages
+        "77,834", "raise rounds", "training diverged in epoch 3",
         "898", "108", "251", "540", "2.00 points", "5.0 % of the baseline", "label_weight 0.5",  # what was asked
         "shadow", "25 %", "roll" , "21 Nov 12:33:00", "8,400", "959", "wanted 300 of each",  # rollout
         "AMD EPYC 7B13", "8.21 GB", "1.31.0", "not measurable here", "4 min 25 s", digest("code"),  # machine, lineage

@@ -55,6 +55,7 @@ def test_record_run_makes_one_run_per_stage_below_the_parent_and_links_them(
     assert stages["baseline"]["params"]["schedule.epochs"] == "40"
     pruned = stages["student-pruned-int8: prune_channels"]
     assert (pruned["params"]["criterion"], pruned["params"]["details.parameters_after"]) == ("bn_scale", "28112")
+    assert {run["tags"]["stillhouse.host"] for run in stages.values()} == {"worker-1"}
     assert pruned["metrics"]["validation.accuracy"] == 0.9852
     assert pruned["metrics"]["latency_ms.batch_1.p50"] == 0.0904
     assert runs[parent]["status"] == "FINISHED"
