@@ -15,6 +15,7 @@ from tasks.contracts.resources import NOTHING_SPECIAL, Resources
 from tasks.contracts.value import Slug
 from tasks.runtime.crews import run_crew
 from tasks.runtime.isolation import Message, StageCall, StageProcess, make_call, outcome_of
+from tasks.runtime.warm_processes import WarmProcesses
 
 R = TypeVar("R")
 
@@ -42,7 +43,12 @@ class LocalPlacement:
     Processes that train one model together are as many as it has GPUs, or CPUs, for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, warm: WarmProcesses | None = None) -> None:
+        """Prepare; with `warm`, all calls but the first ones start in milliseconds.
+
+        Calls that measure get a fresh interpreter all the same, so that nothing that was inherited is measured.
+        """
+        self._warm = warm
         self._num_cpus = len(os.sched_getaffinity(0))
         self._gpus = visible_gpus()
         self._slots = threading.BoundedSemaphore(self._num_cpus)
@@ -58,7 +64,7 @@ class LocalPlacement:
         try:
             if size > 1:
                 return run_crew(call, size, self._gpus[:size] if call.resources.num_gpus > 0 else [], on_progress)
-            return StageProcess(call).run(on_progress)
+            return StageProcess(call, warm=None if call.target is not None else self._warm).run(on_progress)
         finally:
             self._slots.release(wanted)
 
