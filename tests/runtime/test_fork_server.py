@@ -44,7 +44,10 @@ def test_source_stamps_tell_an_edit_a_new_file_and_a_removed_one(tmp_path: Path)
     source.with_name("more.py").write_text("")
     more = fork_server.source_stamps(tmp_path)
     source.unlink()
-    assert len({str(sorted(stamps.items())) for stamps in (before, edited, more, fork_server.source_stamps(tmp_path))}) == 4
+    assert (
+        len({str(sorted(stamps.items())) for stamps in (before, edited, more, fork_server.source_stamps(tmp_path))})
+        == 4
+    )
 
 
 def test_nothing_that_it_imports_starts_a_thread_or_is_named_wrongly() -> None:

@@ -109,9 +109,7 @@ def test_a_call_that_measures_inherits_nothing() -> None:
     assert parent == os.getpid()
 
 
-def test_a_forked_process_finds_the_environment_of_a_fresh_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_forked_process_finds_the_environment_of_a_fresh_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     placement = warmed()
     assert run_placed(placement, surroundings, num_threads=1) == run_placed(
         LocalPlacement(), surroundings, num_threads=1
@@ -136,7 +134,7 @@ def test_a_forked_process_that_fails_or_is_killed_takes_nothing_along() -> None:
     _, server = run_placed(placement, family)
     with pytest.raises(DataError, match="column 'age' is missing"):
         run_placed(placement, fail, kind="data")
-    with pytest.raises(WorkerLostError, match="code -9(.|\n)*last words"):
+    with pytest.raises(WorkerLostError, match=r"code -9(.|\n)*last words"):
         run_placed(placement, fail, kind="killed")
     with pytest.raises(WorkerLostError, match="limit of 1 s"):
         run_placed(placement, linger, resources=Resources(timeout_s=1.0))
