@@ -4,6 +4,7 @@ A real run on the engines of production, counted at the servers, so that the pro
 `docs/scaling.md` multiplies. `BENCHMARK_SHARE=0.1` tries it out on a shortened plan.
 """
 
+import importlib
 import os
 import re
 import socket
@@ -35,13 +36,12 @@ _REQUEST = re.compile(r'"(GET|PUT|POST|HEAD|DELETE|PATCH) (\S+) HTTP')
 
 def measure() -> Findings:
     """Run the plan cold, then cached, and count at the servers what each run asked for."""
-    from tests.postgres_server import PostgresServer, why_missing
-
-    if why := why_missing():
+    tests = importlib.import_module("tests.postgres_server")
+    if why := tests.why_missing():
         raise ServiceUnavailableError(f"this benchmark needs a PostgreSQL server: {why}")
     home = current_settings().home
     home.mkdir(parents=True, exist_ok=True)
-    postgres = PostgresServer()
+    postgres = tests.PostgresServer()
     with ExitStack() as stack:
         stack.callback(postgres.stop)
         databases = {name: postgres.database() for name in ("ledger", "prefect")}

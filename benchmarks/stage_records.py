@@ -1,6 +1,7 @@
 """A cache hit and the garbage collector's mark in a store with many stage records, by where the ledger lies."""
 
 import hashlib
+import importlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -38,11 +39,10 @@ def record_figures(records: Sequence[int]) -> Iterator[Figure]:
 
 def _postgres_figures(records: Sequence[int]) -> Iterator[Figure]:
     """Time what PostgreSQL adds to a hit: finding which record is the stage's, and the lock around it."""
-    from tests.postgres_server import PostgresServer, why_missing
-
-    if why_missing():
+    tests = importlib.import_module("tests.postgres_server")
+    if tests.why_missing():
         return
-    server = PostgresServer()
+    server = tests.PostgresServer()
     try:
         url = server.database()
         services = connect(current_settings().model_copy(update={"ledger_url": SecretStr(url)}))
