@@ -21,17 +21,19 @@ from typing import Any
 import boto3
 import httpx
 import psutil
+from pydantic import SecretStr
 
 from benchmarks.overheads import short_plan
 from benchmarks.plan_runs import ROOT
 from benchmarks.result import Figure, Findings, figure
 from tasks.contracts.errors import ServiceUnavailableError
+from tasks.runtime.services import connect
 from tasks.runtime.settings import current_settings
 
 _BUCKET = "stillhouse-benchmark"
 _READY_WITHIN_S = 300.0
 _COUNTERS = "SELECT xact_commit, tup_inserted, tup_updated FROM pg_stat_database WHERE datname = current_database()"
-_REQUEST = re.compile(r'"(GET|PUT|POST|HEAD|DELETE|PATCH) (\S+) HTTP')
+_REQUEST = re.compile(r'"(GET|PUT|POST|HEAD|DELETE|PATCH|MESSAGE) (\S+) HTTP')
 
 
 def measure() -> Findings:
@@ -48,7 +50,7 @@ def measure() -> Findings:
         s3 = stack.enter_context(_s3(home / "s3.log"))
         prefect = stack.enter_context(_prefect(home / "prefect.log", databases["prefect"]))
         site = _Site(home, postgres, databases, s3, prefect)
-        site.run("warm")  # makes tables, and is not counted
+        connect(current_settings().model_copy(update={"ledger_url": SecretStr(databases["ledger"])})).ledger.digests()
         figures = [*site.counted("cold"), *site.counted("cached")]
     return Findings(
         question="What does a stage cost the services of a deployment?",
@@ -84,7 +86,7 @@ class _Site:
     def counted(self, name: str) -> Iterator[Figure]:
         """Run, and give what the servers saw, for each stage."""
         before, begun = self._readings(), time.monotonic()
-        num_stages = self.run("cold")
+        num_stages = self._run()
         seconds = time.monotonic() - begun
         spent = self._readings()
         spent.subtract(before)
@@ -94,12 +96,12 @@ class _Site:
             unit = next((unit for unit in ("ms", "bytes") if what.endswith(f", {unit}")), "")
             yield figure(f"{what.removesuffix(f', {unit}')} a stage", unit, [amount / num_stages], subject=name)
 
-    def run(self, store: str) -> int:
+    def _run(self) -> int:
         """Call the command; return how many stages the store has records of."""
         environment = {
             "PREFECT_API_URL": f"{self.prefect.url}/api",
             "STILLHOUSE_LEDGER_URL": self.databases["ledger"],
-            "STILLHOUSE_STORE_URL": f"s3://{_BUCKET}/{store}",
+            "STILLHOUSE_STORE_URL": f"s3://{_BUCKET}/store",
             "STILLHOUSE_S3_ENDPOINT": self.s3.url,
             "STILLHOUSE_S3_REGION": "us-east-1",
             "PYTHONPATH": str(ROOT),
@@ -109,7 +111,7 @@ class _Site:
             command, env=os.environ | environment, cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode in (0, 1), done.stdout + done.stderr
-        return sum(1 for _ in self._objects(f"{store}/stages/"))
+        return sum(1 for _ in self._objects("store/stages/"))
 
     def _readings(self) -> "Counter[str]":
         found: Counter[str] = Counter()
@@ -117,7 +119,8 @@ class _Site:
             if path != "/":
                 found[f"S3 {method}"] += 1
         found["S3 stored, bytes"] = sum(self._objects(""))
-        found["Prefect API requests"] = len(_REQUEST.findall(self.prefect.log.read_text()))
+        for method, _ in _REQUEST.findall(self.prefect.log.read_text()):
+            found["Prefect events" if method == "MESSAGE" else "Prefect API requests"] += 1
         found["processor time of Prefect's server, ms"] = round(1e3 * sum(self.prefect.process.cpu_times()[:2]))
         for name, url in self.databases.items():
             database = url.rpartition("?")[0].rpartition("/")[2]
@@ -148,10 +151,11 @@ def _s3(log: Path) -> Iterator[_Served]:
 def _prefect(log: Path, database: str) -> Iterator[_Served]:
     port = _free_port()
     options = ["--factory", "--host", "127.0.0.1", "--port", str(port), "--log-level", "info"]
-    command = [sys.executable, "-m", "uvicorn", "prefect.server.api.server:create_app", *options]
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.counted_prefect:create", *options]
     environment = {
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.replace("+psycopg", "+asyncpg"),
         "PREFECT_UI_ENABLED": "0",
+        "PYTHONPATH": str(ROOT),
     }
     with _logged(command, f"http://127.0.0.1:{port}", log, environment) as served:
         yield served
