@@ -80,10 +80,11 @@ def time_starts(repeats: int) -> dict[str, list[float]]:
     """Return the milliseconds from the call to the first line of the stage's function, by each way in turns."""
     warm = WarmProcesses()
     ways: dict[str, tuple[Placement, Resources]] = {
-        "fresh interpreter": (LocalPlacement(), Resources()),
-        "forked": (LocalPlacement(warm), Resources()),
+        # first, since connecting changes the environment, and a fork server belongs to one
         "Ray, a CPU": (connect().placement, Resources()),
         "Ray, a logical GPU": (connect().placement, Resources(num_gpus=1)),
+        "fresh interpreter": (LocalPlacement(), Resources()),
+        "forked": (LocalPlacement(warm), Resources()),
     }
     for placement, resources in ways.values():
         _start_ms(placement, resources)

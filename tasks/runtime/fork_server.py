@@ -54,7 +54,7 @@ class Birth:
     """What a forked child is told: its place in the world."""
 
     environment: dict[str, str]
-    """Added to what this process has."""
+    """All of it."""
     channel: int
     """Descriptor that the answer goes to."""
 
@@ -175,6 +175,7 @@ def _live(birth: Birth) -> None:
     """Be a child: make one call, as a fresh interpreter would."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.unfreeze()
+    os.environ.clear()
     os.environ.update(birth.environment)
     if "numpy" in sys.modules:  # else all children would draw alike; Python's own generator sees to itself
         sys.modules["numpy"].random.seed()

@@ -75,7 +75,7 @@ class WarmProcesses:
 
         Args:
             base: environment; what libraries read when they are loaded must be in it.
-            added: more of it, for this process alone, which nothing reads before the call.
+            added: more of it, for this process alone, which no library reads when it is loaded.
             channel: descriptor for the process's answer; it stays open here.
         """
         with self._guard:
@@ -88,7 +88,7 @@ class WarmProcesses:
                     self._given_up = True
                 return None
             try:
-                return server.fork(added, channel)
+                return server.fork({**base, **added}, channel)
             except _RefusedError as error:
                 self._refused(base, error)
             except OSError as error:
@@ -148,8 +148,8 @@ class _Server:
         self._is_ready = False
 
     def differs(self, base: Mapping[str, str]) -> bool:
-        """Tell whether a fresh interpreter would find another environment than the server did."""
-        return self._base != base or self._folder != os.getcwd()
+        """Tell whether libraries would find another environment in a fresh interpreter than they did in the server."""
+        return _seen_by_libraries(self._base) != _seen_by_libraries(base) or self._folder != os.getcwd()
 
     def is_ready(self) -> bool:
         """Tell whether it has imported everything; asks, and does not wait."""
@@ -161,8 +161,8 @@ class _Server:
         """Tell whether it ended before it was ready."""
         return self._process.poll() is not None
 
-    def fork(self, added: Mapping[str, str], channel: int) -> ForkedProcess:
-        """Ask for a process and return it.
+    def fork(self, environment: Mapping[str, str], channel: int) -> ForkedProcess:
+        """Ask for a process with that environment and return it.
 
         Raises:
             _RefusedError: the server does not fork; says why.
@@ -171,7 +171,7 @@ class _Server:
         their_input, our_input = os.pipe()
         our_output, their_output = os.pipe()
         try:
-            order = json.dumps({"environment": dict(added)}).encode()
+            order = json.dumps({"environment": dict(environment)}).encode()
             socket.send_fds(self._control, [order], [their_input, their_output, channel])
             answer, descriptors = self._told()
         except BaseException:
@@ -207,6 +207,11 @@ class _Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _seen_by_libraries(environment: Mapping[str, str]) -> dict[str, str]:
+    """Leave out names that begin with an underscore: programs tell their own children by them, as MLflow does."""
+    return {name: value for name, value in environment.items() if not name.startswith("_")}
 
 
 def _end_all(servers: dict[str, _Server], replaced: list[_Server]) -> None:

@@ -28,7 +28,12 @@ def family() -> tuple[int, int]:
 
 
 def surroundings() -> dict[str, str]:
-    return {"threads": os.environ["OMP_NUM_THREADS"], "here": os.environ.get("SAID_LATER", ""), "cwd": os.getcwd()}
+    return {
+        "threads": os.environ["OMP_NUM_THREADS"],
+        "here": os.environ.get("SAID_LATER", ""),
+        "to children": os.environ.get("_SAID_TO_CHILDREN", ""),
+        "cwd": os.getcwd(),
+    }
 
 
 def draw() -> tuple[float, float]:
@@ -114,6 +119,11 @@ def test_a_forked_process_finds_the_environment_of_a_fresh_one(monkeypatch: pyte
     assert run_placed(placement, surroundings, num_threads=1) == run_placed(
         LocalPlacement(), surroundings, num_threads=1
     )
+    _, server = run_placed(placement, family)
+    assert server != os.getpid()
+    monkeypatch.setenv("_SAID_TO_CHILDREN", "yes")
+    assert run_placed(placement, family)[1] == server, "no library reads it when it is loaded"
+    assert run_placed(placement, surroundings)["to children"] == "yes"
     monkeypatch.setenv("SAID_LATER", "yes")
     assert run_placed(placement, surroundings)["here"] == "yes"
     monkeypatch.chdir(tmp_path)
