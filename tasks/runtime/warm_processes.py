@@ -173,7 +173,7 @@ class _Server:
         try:
             order = json.dumps({"environment": dict(environment)}).encode()
             socket.send_fds(self._control, [order], [their_input, their_output, channel])
-            answer, descriptors = self._told()
+            pid, watched, ended = self._told()
         except BaseException:
             os.close(our_input)
             os.close(our_output)
@@ -181,17 +181,18 @@ class _Server:
         finally:
             os.close(their_input)
             os.close(their_output)
-        streams = (os.fdopen(our_input, "w"), os.fdopen(our_output, errors="replace"))
-        return ForkedProcess(answer, *descriptors, *streams)
+        stdin, stdout = os.fdopen(our_input, "w"), os.fdopen(our_output, errors="replace")
+        return ForkedProcess(pid, watched, ended, stdin, stdout)
 
-    def _told(self) -> tuple[int, Sequence[int]]:
+    def _told(self) -> tuple[int, int, int]:
         data, descriptors, _, _ = socket.recv_fds(self._control, fork_server.MAX_MESSAGE_BYTES, 2)
         if not data:
             raise ConnectionResetError("it ended")
         answer = json.loads(data)
         if "refusal" in answer:
             raise _RefusedError(answer["refusal"])
-        return int(answer["pid"]), descriptors
+        watched, ended = descriptors
+        return int(answer["pid"]), watched, ended
 
     def close(self) -> None:
         """Let it end once its last child has; one that only imports yet is ended."""
