@@ -16,7 +16,7 @@ from typing import Any
 
 from flows.plan import CompressionPlan, load_plan
 from tasks.contracts.data import DatasetRef
-from tasks.contracts.evaluation import Measured, Quality, TimingTable
+from tasks.contracts.evaluation import Measured, Quality, Robustness, TimingTable
 from tasks.contracts.model import ModelRef
 from tasks.evaluation.machine import current_machine
 from tasks.runtime.services import connect
@@ -27,6 +27,7 @@ from tasks.stages.exporting import export_model
 from tasks.stages.fetching import prepare_dataset, source_revision
 from tasks.stages.gating import judge_candidate
 from tasks.stages.serving import try_serving
+from tasks.stages.stressing import evaluate_corrupted
 from tasks.stages.timing import time_models
 from tasks.techniques.baseline import TrainBaseline
 
@@ -57,10 +58,10 @@ def _run(plan: CompressionPlan, run_all: Map) -> dict[str, Any]:
     ends = {name: made[-1] for name, made in chains.items()}
     tested = list(run_all(partial(_test, baseline=deployed, data=data), [deployed, *ends.values()]))
     trials = list(run_all(partial(_serve, data=data), ends.values()))
-    reference = _measured(tested[0], timings)
+    reference = _measured(*tested[0], timings)
     evidence = {
-        name: _measured(quality, timings).model_copy(update={"serving": trial})
-        for name, quality, trial in zip(ends, tested[1:], trials, strict=True)
+        name: _measured(*test, timings).model_copy(update={"serving": trial})
+        for name, test, trial in zip(ends, tested[1:], trials, strict=True)
     }
     judge = partial(_judge, plan=plan, evidence=evidence, baseline=reference, data=data)
     return {"models": {name: end.digest for name, end in ends.items()}, "verdicts": list(run_all(judge, evidence))}
@@ -82,16 +83,16 @@ def _run_chain(
     return made
 
 
-def _test(model: ModelRef, *, baseline: ModelRef, data: DatasetRef) -> Quality:
-    return evaluate_model(model, baseline, data, "test")
+def _test(model: ModelRef, *, baseline: ModelRef, data: DatasetRef) -> tuple[Quality, Robustness]:
+    return evaluate_model(model, baseline, data, "test"), evaluate_corrupted(model, data, "test")
 
 
 def _serve(model: ModelRef, *, data: DatasetRef) -> Any:
     return try_serving(model, data, connect().settings.gateway_command)
 
 
-def _measured(quality: Quality, timings: TimingTable) -> Measured:
-    return Measured(quality=quality, timing=timings.models[quality.model])
+def _measured(quality: Quality, robustness: Robustness, timings: TimingTable) -> Measured:
+    return Measured(quality=quality, timing=timings.models[quality.model], robustness=robustness)
 
 
 def _judge(
