@@ -24,8 +24,11 @@ SHORT = (
     "decisions",
     "distillation-cost",
     "gateway",
+    "overheads",
     "rollout-traffic",
+    "scaling",
     "stage-cache",
+    "stage-load",
     "store",
 )
 """Minutes each, on data that need no download; run when no name is given."""
@@ -40,7 +43,9 @@ LONG = (
 NAMES = (*SHORT, *LONG)
 _RESULTS = Path(__file__).parent / "results"
 _TIMEOUT_S = (
-    dict.fromkeys(SHORT, 300.0) | {"closed-loop": 1800.0, "decisions": 3600.0} | dict.fromkeys(LONG, 6 * 3600.0)
+    dict.fromkeys(SHORT, 300.0)
+    | {"closed-loop": 1800.0, "decisions": 3600.0, "overheads": 5400.0, "scaling": 2400.0, "stage-load": 1200.0}
+    | dict.fromkeys(LONG, 6 * 3600.0)
 )
 _PEERS_S = 600.0
 

@@ -138,7 +138,7 @@ class StageRecords(WritableFileSystem):
         content = services.records.read(place)
         if content is None:
             raise ArtifactMissingError(f"no record of stage {path}")
-        for digest in _referenced_artifacts(json.loads(json.loads(content)["result"])):
+        for digest in referenced_artifacts(json.loads(json.loads(content)["result"])):
             if not services.artifacts.contains(digest):
                 raise ArtifactMissingError(
                     f"artifact {digest} of stage {path} is missing or damaged; computing it anew"
@@ -165,13 +165,13 @@ class StageRecords(WritableFileSystem):
         self.write_path(path, content)
 
 
-def _referenced_artifacts(value: Any) -> set[str]:
+def referenced_artifacts(value: Any) -> set[str]:
     """Collect the digests of all references (`digest` with `size_bytes`) within a record."""
     if isinstance(value, dict):
         here = {value["digest"]} if "digest" in value and "size_bytes" in value else set()
-        return here.union(*(_referenced_artifacts(item) for item in value.values()))
+        return here.union(*(referenced_artifacts(item) for item in value.values()))
     if isinstance(value, list):
-        return set().union(*(_referenced_artifacts(item) for item in value)) if value else set()
+        return set().union(*(referenced_artifacts(item) for item in value)) if value else set()
     return set()
 
 

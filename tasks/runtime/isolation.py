@@ -6,7 +6,8 @@ and results are JSON of pydantic-typed values, and progress comes back line by l
 
 The child ends when its parent does, however the parent dies: its standard input reaches end-of-file.
 A parent that is asked to end (SIGTERM, Ctrl-C) need not wait for it either: see `stopping_with_run`.
-Where the process runs is up to `tasks.runtime.placement`; this module starts it on this machine.
+Where the process runs is up to `tasks.runtime.placement`; this module starts it on this machine, as a fresh
+interpreter or forked from one that has imported what stages need: see `tasks.runtime.warm_processes`.
 """
 
 import importlib
@@ -38,6 +39,7 @@ from tasks.contracts.resources import NOTHING_SPECIAL, Resources
 from tasks.contracts.value import Slug, Value
 from tasks.runtime.settings import environment_of_stages
 from tasks.runtime.usage import sampled
+from tasks.runtime.warm_processes import ForkedProcess, WarmProcesses
 
 R = TypeVar("R")
 
@@ -45,7 +47,8 @@ Message = dict[str, Any]
 """How a call ended: `{"result": ...}` or `{"error": {"class", "message", "traceback"}}`, as JSON; in both, `usage`."""
 
 _CHANNEL = "STILLHOUSE_STAGE_CHANNEL"
-_running: set["subprocess.Popen[str]"] = set()
+_Process = subprocess.Popen[str] | ForkedProcess
+_running: set[_Process] = set()
 _running_lock = threading.Lock()
 _stopping = threading.Event()
 
@@ -148,12 +151,21 @@ def report_progress(value: Value) -> None:
 class StageProcess:
     """One stage process on this machine, seen from its parent."""
 
-    def __init__(self, call: StageCall, environment: Mapping[str, str] | None = None) -> None:
-        """Prepare the call; `environment` adds to what the process inherits."""
+    def __init__(
+        self, call: StageCall, environment: Mapping[str, str] | None = None, warm: WarmProcesses | None = None
+    ) -> None:
+        """Prepare the call.
+
+        Args:
+            call: what is called.
+            environment: adds to what the process inherits.
+            warm: where a process may come from; else, and where none is to be had, it is a fresh interpreter.
+        """
         self._call = call
         self._name = call.function
         self._environment = environment or {}
-        self._process: subprocess.Popen[str] | None = None
+        self._warm = warm
+        self._process: _Process | None = None
         self._killed = False
 
     def kill(self) -> None:
@@ -175,9 +187,9 @@ class StageProcess:
         """
         timeout_s = self._call.resources.timeout_s
         process, read_end = self._start()
-        with process:
-            assert process.stdin is not None
-            assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with process.stdin, process.stdout:
             killer = threading.Timer(timeout_s, process.kill)
             killer.start()
             started = time.monotonic()
@@ -203,37 +215,31 @@ class StageProcess:
                 process.stdin.close()
                 with _running_lock:
                     _running.discard(process)
-            code = process.wait()
+                code = process.wait()
         if message is None:
             require_run_goes_on(self._name)
             self._lost(code, time.monotonic() - started, timeout_s, tail.text())
         return message
 
-    def _start(self) -> "tuple[subprocess.Popen[str], int]":
+    def _start(self) -> tuple[_Process, int]:
         """Start the process; return it and the end of the pipe that its answer comes from."""
         threads = str(self._call.num_threads)  # in the environment, since OpenMP reads it once
+        base = environment_of_stages() | {
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
+        }
         with _running_lock:  # so that a run that stops either sees the process or keeps it from starting
             if _stopping.is_set():
                 raise RunStoppedError(f"{self._name} was not begun because its run was told to stop")
             if self._killed:
                 raise WorkerLostError(f"{self._name} was not begun because it was given up")
             read_end, write_end = os.pipe()
-            environment = {**environment_of_stages(), **self._environment} | {
-                _CHANNEL: str(write_end),
-                "OMP_NUM_THREADS": threads,
-                "MKL_NUM_THREADS": threads,
-                "OPENBLAS_NUM_THREADS": threads,
-            }
-            process = subprocess.Popen(
-                [sys.executable, "-m", __name__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(write_end,),
-                env=environment,
-                text=True,
-                errors="replace",
-            )
+            process: _Process | None = None
+            if self._warm is not None:
+                process = self._warm.start(base, self._environment, write_end)
+            if process is None:
+                process = _start_interpreter({**base, **self._environment}, write_end)
             os.close(write_end)
             _running.add(process)
             self._process = process
@@ -259,6 +265,19 @@ class StageProcess:
         )
 
 
+def _start_interpreter(environment: Mapping[str, str], channel: int) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=(channel,),
+        env={**environment, _CHANNEL: str(channel)},
+        text=True,
+        errors="replace",
+    )
+
+
 class _TailReader:
     """Drains a child's output in the background and keeps its last lines for error messages."""
 
@@ -282,10 +301,10 @@ def _raise_again(name: str, error: dict[str, str]) -> NoReturn:
 _sender: Callable[[dict[str, Any]], None] | None = None
 
 
-def _serve_one_call() -> None:
-    """Be the child: read one request from standard input, run it, answer on the channel."""
+def serve_one_call(descriptor: int) -> None:
+    """Be the child: read one request from standard input, run it, answer on the channel `descriptor`."""
     global _sender
-    channel = os.fdopen(int(os.environ.pop(_CHANNEL)), "w", encoding="utf-8")
+    channel = os.fdopen(descriptor, "w", encoding="utf-8")
 
     def send(message: dict[str, Any]) -> None:
         channel.write(json.dumps(message) + "\n")
@@ -322,4 +341,4 @@ def _ran_out_of_memory(error: Exception) -> bool:
 
 if __name__ == "__main__":
     # run as the importable module, not as __main__, so that `report_progress` sees the same channel
-    importlib.import_module("tasks.runtime.isolation")._serve_one_call()
+    importlib.import_module("tasks.runtime.isolation").serve_one_call(int(os.environ.pop(_CHANNEL)))

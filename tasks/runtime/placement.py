@@ -19,6 +19,7 @@ from tasks.contracts.value import Slug
 from tasks.runtime.crews import run_crew
 from tasks.runtime.gpus import LocalGpus
 from tasks.runtime.isolation import Message, StageCall, StageProcess, make_call, outcome_of
+from tasks.runtime.warm_processes import WarmProcesses
 
 if TYPE_CHECKING:
     from tasks.runtime.services import Locks
@@ -49,8 +50,15 @@ class LocalPlacement:
     Processes that train one model together are as many as it has GPUs, or CPUs, for.
     """
 
-    def __init__(self, gpu_locks: "Locks | None" = None) -> None:
-        """Count what there is; `gpu_locks` keep the other processes of this host off a GPU that is in use."""
+    def __init__(self, gpu_locks: "Locks | None" = None, warm: WarmProcesses | None = None) -> None:
+        """Count what there is.
+
+        Args:
+            gpu_locks: keep the other processes of this host off a GPU that is in use.
+            warm: lets all calls but the first ones start in milliseconds. Calls that measure get a fresh interpreter
+                all the same, so that nothing that was inherited is measured.
+        """
+        self._warm = warm
         self._num_cpus = len(os.sched_getaffinity(0))
         self._gpus = LocalGpus(visible_gpus(), gpu_locks)
         self._slots = threading.BoundedSemaphore(self._num_cpus)
@@ -64,7 +72,8 @@ class LocalPlacement:
         with self._gpus.taken(call.resources.num_gpus, size, call.function) as devices, self._cpus(wanted):
             if size > 1:
                 return run_crew(call, size, devices, on_progress)
-            return StageProcess(call, {"CUDA_VISIBLE_DEVICES": devices[0]} if devices else None).run(on_progress)
+            warm = None if call.target is not None else self._warm
+            return StageProcess(call, {"CUDA_VISIBLE_DEVICES": devices[0]} if devices else None, warm).run(on_progress)
 
     @contextmanager
     def _cpus(self, wanted: int) -> Iterator[None]:

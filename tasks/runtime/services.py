@@ -20,6 +20,7 @@ from tasks.contracts.verdict import LedgerEntry
 from tasks.decisions.log_retention import Limits
 from tasks.runtime.placement import LocalPlacement, Placement
 from tasks.runtime.settings import Settings, current_settings
+from tasks.runtime.warm_processes import WarmProcesses
 
 
 @runtime_checkable
@@ -527,7 +528,7 @@ def connect(settings: Settings | None = None) -> Services:
     @cache
     def placement() -> Placement:
         if settings.execution == "local":
-            return LocalPlacement(FileLocks(settings.home / "locks"))
+            return LocalPlacement(FileLocks(settings.home / "locks"), WarmProcesses())
         from tasks.adapters.ray_placement import RayPlacement
 
         return RayPlacement(settings)

@@ -98,15 +98,18 @@ def _named(services: Services, since: datetime) -> set[Digest]:
 
 def _documents(services: Services, since: datetime, registered: set[str]) -> Iterator[bytes]:
     """Give the newest version of every document, but for old runs that registered nothing."""
-    written = {file.key: file.modified for file in services.files.entries(f"documents/{_RUNS}")}
+    written: dict[str, datetime] = {}
+    """When a version of it was written last, by the folder of a run's document."""
+    for file in services.files.entries(f"documents/{_RUNS}"):
+        folder = file.key.rpartition("/")[0]
+        written[folder] = max(file.modified, written.get(folder, file.modified))
     for name in services.documents.names():
         document = services.documents.latest(name)
         if document is None:
             continue
-        if name.startswith(_RUNS) and name.removeprefix(_RUNS) not in registered:
-            last = max((at for key, at in written.items() if key.startswith(f"documents/{name}/")), default=since)
-            if last < since:
-                continue
+        is_free = name.startswith(_RUNS) and name.removeprefix(_RUNS) not in registered
+        if is_free and written.get(f"documents/{name}", since) < since:
+            continue
         yield name.encode() + b"\n" + document.data
 
 
