@@ -9,7 +9,8 @@ from prefect import get_run_logger
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.device import TrainingForm
 from tasks.contracts.model import Architecture, ModelRef
-from tasks.probe import look_at_device, probe
+from tasks.detect import detect
+from tasks.probe import probe
 from tasks.techniques.baseline import TrainSpec
 from tasks.techniques.forms import settled
 from tasks.techniques.schedule import Schedule
@@ -30,7 +31,7 @@ def settle(spec: S, model: Architecture | ModelRef, data: DatasetRef, seed: int)
     alone = spec.resources.model_copy(update={"num_workers": 1})
 
     def choose(schedule: Schedule) -> TrainingForm:
-        found = probe(model, schedule, data, seed, alone, spec.num_threads, look_at_device(alone))
+        found = probe(model, schedule, data, seed, alone, spec.num_threads, detect(alone))
         times = ", ".join(f"{form} {milliseconds:.3g} ms" for form, milliseconds in found.step_ms.items())
         get_run_logger().info("trains in %s; a step takes %s", found.chosen.label, times)
         return found.chosen

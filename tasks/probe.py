@@ -4,17 +4,10 @@ from tasks.contracts.data import DatasetRef
 from tasks.contracts.device import Device, ProbedForms
 from tasks.contracts.model import Architecture, ModelRef
 from tasks.contracts.resources import Resources
-from tasks.evaluation.device import current_device
 from tasks.runtime.recipes import recipe_modules
-from tasks.runtime.stage import effect_task, run_stage, stage_task
+from tasks.runtime.stage import run_stage, stage_task
 from tasks.stages.probing import probe_forms
 from tasks.techniques.schedule import Schedule
-
-
-@effect_task
-def look_at_device(resources: Resources) -> Device:
-    """Return what a stage with these resources trains on."""
-    return run_stage(current_device, resources=resources, num_gpus=resources.num_gpus)
 
 
 @stage_task(

@@ -38,7 +38,6 @@ from tasks.contracts.errors import (
 from tasks.contracts.resources import NOTHING_SPECIAL, Resources
 from tasks.contracts.value import Slug, Value
 from tasks.runtime.settings import environment_of_stages
-from tasks.runtime.usage import sampled
 from tasks.runtime.warm_processes import ForkedProcess, WarmProcesses
 
 R = TypeVar("R")
@@ -185,6 +184,8 @@ class StageProcess:
             RunStoppedError: the run was told to stop.
             WorkerLostError: the process was killed, also after `call.resources.timeout_s`.
         """
+        from tasks.runtime.usage import sampled  # what starts no stages need not have psutil
+
         timeout_s = self._call.resources.timeout_s
         process, read_end = self._start()
         assert process.stdin is not None

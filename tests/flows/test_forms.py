@@ -32,7 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Resources, int, Device]
     class Logger:
         def info(self, *_: object) -> None: ...
 
-    monkeypatch.setattr(forms, "look_at_device", lambda resources: current_device(0.0))
+    monkeypatch.setattr(forms, "detect", lambda resources: current_device(0.0))
     monkeypatch.setattr(forms, "probe", probe)
     monkeypatch.setattr(forms, "get_run_logger", Logger)
     return calls
