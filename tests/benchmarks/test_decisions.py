@@ -14,6 +14,7 @@ def test_measure_states_every_claim_once(monkeypatch):
     findings = decisions.measure()
     assert max(Counter((one.subject, one.name) for one in findings.figures).values()) == 1
     shown = page([described("decisions", findings, 1.0)])
-    for part in ("gate, accuracy", "gate, at its margin, passed: RMSE", "gate, at its margin, passed: macro F1", "rollout, equal", "monitoring, stable"):
+    passed = "gate, at its margin, passed"
+    for part in ("gate, accuracy", f"{passed}: RMSE", f"{passed}: macro F1", "rollout, equal", "monitoring, stable"):
         assert f"| {part}" in shown
     assert "Seeds: all draws 0." in shown
