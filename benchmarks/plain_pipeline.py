@@ -58,9 +58,9 @@ def _run(plan: CompressionPlan, run_all: Map) -> dict[str, Any]:
     ends = {name: made[-1] for name, made in chains.items()}
     tested = list(run_all(partial(_test, baseline=deployed, data=data), [deployed, *ends.values()]))
     trials = list(run_all(partial(_serve, data=data), ends.values()))
-    reference = _measured(*tested[0], timings)
+    reference = _measured(tested[0], timings)
     evidence = {
-        name: _measured(*test, timings).model_copy(update={"serving": trial})
+        name: _measured(test, timings).model_copy(update={"serving": trial})
         for name, test, trial in zip(ends, tested[1:], trials, strict=True)
     }
     judge = partial(_judge, plan=plan, evidence=evidence, baseline=reference, data=data)
@@ -91,7 +91,8 @@ def _serve(model: ModelRef, *, data: DatasetRef) -> Any:
     return try_serving(model, data, connect().settings.gateway_command)
 
 
-def _measured(quality: Quality, robustness: Robustness, timings: TimingTable) -> Measured:
+def _measured(tested: tuple[Quality, Robustness], timings: TimingTable) -> Measured:
+    quality, robustness = tested
     return Measured(quality=quality, timing=timings.models[quality.model], robustness=robustness)
 
 

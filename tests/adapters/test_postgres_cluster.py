@@ -2,6 +2,8 @@
 
 import os
 import stat
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -34,8 +36,15 @@ def programs(tmp_path, monkeypatch):
     return folder
 
 
-def test_make_keeps_passwords_from_others_and_from_every_argument(programs, tmp_path):
-    cluster = PostgresCluster(tmp_path / "home")
+@pytest.fixture
+def home():
+    """A home whose path is short enough for a socket below it, wherever pytest keeps its own."""
+    with tempfile.TemporaryDirectory(prefix="home-") as folder:
+        yield Path(folder) / "home"
+
+
+def test_make_keeps_passwords_from_others_and_from_every_argument(programs, home):
+    cluster = PostgresCluster(home)
     cluster.make()
 
     own = cluster.own
@@ -50,26 +59,26 @@ def test_make_keeps_passwords_from_others_and_from_every_argument(programs, tmp_
     assert "listen_addresses=" in cluster.command
 
 
-def test_make_changes_nothing_when_all_is_there(programs, tmp_path):
-    cluster = PostgresCluster(tmp_path / "home")
+def test_make_changes_nothing_when_all_is_there(programs, home):
+    cluster = PostgresCluster(home)
     cluster.make()
     before = cluster.own.password_file.read_bytes(), cluster.own.socket_folder
     (programs / "initdb").write_text("#!/bin/sh\nexit 1\n")
 
-    PostgresCluster(tmp_path / "home").make()
+    PostgresCluster(home).make()
 
     assert (cluster.own.password_file.read_bytes(), cluster.own.socket_folder) == before
 
 
-def test_make_leaves_no_cluster_that_was_cut_off(programs, tmp_path):
+def test_make_leaves_no_cluster_that_was_cut_off(programs, home):
     whole = (programs / "initdb").read_text()
     (programs / "initdb").write_text(whole + "echo no space left >&2; exit 1\n")
     with pytest.raises(ServiceUnavailableError, match=r"cannot make a cluster in .*no space left"):
-        PostgresCluster(tmp_path / "home").make()
-    assert not PostgresCluster(tmp_path / "home").own.is_made
+        PostgresCluster(home).make()
+    assert not PostgresCluster(home).own.is_made
 
     (programs / "initdb").write_text(whole)
-    cluster = PostgresCluster(tmp_path / "home")
+    cluster = PostgresCluster(home)
     (cluster.own.folder / "new-killed").mkdir()
     cluster.make()
 

@@ -45,7 +45,7 @@ def test_folder_fetches_no_hour_that_is_surely_older_than_asked_for(s3, traffic)
 
 
 def test_models_are_those_with_predictions_and_a_request_is_found_whatever_its_model(traffic, s3):
-    s3.overwrite("checks/create-once", b"")
+    s3.overwrite("checks/one-writer/an-address", b"")
     assert traffic.models() == ["m", "n"]
     assert [answer.model_name for answer in TrafficLog(traffic.folder()).answers_to("other")] == ["n"]
 

@@ -156,7 +156,7 @@ def test_record_has_exactly_the_promised_keys_at_every_level(document: dict[str,
         for check in candidate["gate"]["checks"]:
             assert set(check) == {"name", "verdict", "estimate", "bound", "margin", "num_rows"}
         for one in candidate["stages"]:
-            assert set(one) == {"kind", "cached", "seconds", "model", "evaluation"}
+            assert set(one) == {"kind", "cached", "seconds", "model", "evaluation", "host"}
             assert set(one["model"]) == MODEL
             assert_evaluation(one["evaluation"])
     assert set(document["registered"]) == {"name", "version", "aliases"}

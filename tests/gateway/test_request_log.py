@@ -23,7 +23,7 @@ def record(caplog):
 
     def written(status=500, failure=None, path=SCOPE["path"]):
         caplog.clear()
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.INFO, logger="infra.gateway.requests"):
             RequestLog().write(SCOPE | {"path": path}, status, HEADERS, 1.23456, failure)
         (found,) = caplog.records
         return found
