@@ -173,21 +173,22 @@ def began(run: dict[str, Any]) -> float:
 
 
 def test_every_schedule_starts_its_flow_once(deployed: Site) -> None:
-    scheduled = {name: one for name, one in deployed.deployments().items() if one["schedules"]}
-    declared = yaml.safe_load((deployed.project / "prefect.yaml").read_text())["deployments"]
-    assert set(scheduled) == {one["name"] for one in declared if "schedules" in one}
+    document = yaml.safe_load((deployed.project / "prefect.yaml").read_text())
+    names = {one["name"] for one in document["deployments"] if "schedules" in one}
+    scheduled = {name: one for name, one in deployed.deployments().items() if name in names}
+    assert set(scheduled) == names
     late = {}
     with deployed.worker(limit=3):
         # a retraining is cancelled while a compression of its model runs
-        for names in (["retrain"], [name for name in scheduled if name != "retrain"]):
-            known = {run["id"] for name in names for run in deployed.all_runs(name)}
+        for turn in (["retrain"], [name for name in scheduled if name != "retrain"]):
+            known = {run["id"] for name in turn for run in deployed.all_runs(name)}
             due = datetime.now(UTC) + timedelta(seconds=30)
             soon = {"schedule": {"interval": 86400, "anchor_date": due.isoformat()}, "active": True}
-            for one in (scheduled[name] for name in names):
+            for one in (scheduled[name] for name in turn):
                 (schedule,) = one["schedules"]
                 assert not schedule["active"], "it is switched on where it is wanted"
                 deployed.ask("PATCH", f"/deployments/{one['id']}/schedules/{schedule['id']}", soon)
-            for name, runs in begun_since(deployed, known, names).items():
+            for name, runs in begun_since(deployed, known, turn).items():
                 assert len(runs) == 1
                 assert runs[0]["auto_scheduled"]
                 late[name] = round(began(runs[0]) - due.timestamp(), 1)
