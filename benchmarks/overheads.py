@@ -120,7 +120,9 @@ class _Site:
             return lambda: self._command(store, environment)
         num_processes = num_cpus if way == _POOL else 1
         script = ["benchmarks.plain_pipeline", str(self.plan), str(num_processes), str(self._result)]
-        return lambda: self._python(script, store, {})
+        # as many threads as the plan's stages have, which decides both the models and how two processes share two cores
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        return lambda: self._python(script, store, threads)
 
     def _command(self, store: Path, environment: dict[str, str] | None = None) -> None:
         options = ["--no-rollout", "--json", str(self._result)]

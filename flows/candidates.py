@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from prefect.futures import PrefectFuture
 
-from flows.forms import settle
 from tasks.compress import compress
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.errors import UserError
@@ -126,8 +125,7 @@ def start_candidate(
     # prefect resolves futures among the arguments; its types do not say so
     current: Any = baseline.made
     stages: list[PendingStage] = []
-    for position, stated in enumerate(chain):
-        technique = settle(stated, getattr(stated, "student", None) or baseline.made.model, data, seed)
+    for position, technique in enumerate(chain):
         if technique.takes == "onnx" and position > 0 and chain[position - 1].gives == "torch":
             current = stages[-1].deployed
         elif technique.takes == "onnx" and position == 0:

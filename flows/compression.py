@@ -11,6 +11,7 @@ from flows.baselines import describe_move, keep_baseline, make_baseline
 from flows.candidates import served_model, start_candidate
 from flows.crossvalidation import cross_validate, draw_splits
 from flows.dossiers import save_dossier
+from flows.forms import settle_chain
 from flows.judging import choose_candidate, judge
 from flows.lineage import lineage_of
 from flows.outcome import Outcome, make_dossier, models_to_time
@@ -60,10 +61,9 @@ def _compress(plan: CompressionPlan, pin_baseline: bool, retraining: Retraining 
     for warning in plan_warnings(plan, current_machine(), data.splits["test"].num_rows):
         get_run_logger().warning(warning)
     baseline = make_baseline(plan, data)
-    pending = [
-        start_candidate(name, chain, baseline, data, plan.seed_of_candidates, plan.early_stop)
-        for name, chain in plan.candidates.items()
-    ]
+    seed = plan.seed_of_candidates
+    chains = {name: settle_chain(chain, baseline.made.model, data, seed) for name, chain in plan.candidates.items()}
+    pending = [start_candidate(name, chain, baseline, data, seed, plan.early_stop) for name, chain in chains.items()]
     candidates = [candidate.finish() for candidate in pending]
     finished = [candidate for candidate in candidates if candidate.failure is None]
     outcomes = cross_validate(plan, splits, finished)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flows.baselines import make_baseline
 from flows.candidates import Baseline, Candidate, start_candidate
+from flows.forms import settle_chain
 from flows.outcome import primary_metric
 from flows.plan import CompressionPlan
 from tasks.contracts.data import DatasetRef
@@ -41,10 +42,12 @@ def cross_validate(
     for seed, data in zip(_seeds(plan), splits, strict=True):
         moved = plan.model_copy(update={"seed": seed, "candidate_seed": plan.seed_of_candidates + seed - plan.seed})
         baseline = make_baseline(moved, data)
-        pending = [
-            start_candidate(one.name, plan.candidates[one.name], baseline, data, moved.seed_of_candidates, None)
+        of_candidates = moved.seed_of_candidates
+        chains = {
+            one.name: settle_chain(plan.candidates[one.name], baseline.made.model, data, of_candidates)
             for one in candidates
-        ]
+        }
+        pending = [start_candidate(name, chain, baseline, data, of_candidates, None) for name, chain in chains.items()]
         for candidate in [one.finish() for one in pending]:
             found[candidate.name].append(_outcome(seed, data, baseline, candidate))
     return {name: tuple(outcomes) for name, outcomes in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from prefect import get_run_logger
@@ -11,6 +12,7 @@ from tasks.contracts.device import TrainingForm
 from tasks.contracts.model import Architecture, ModelRef
 from tasks.detect import detect
 from tasks.probe import probe
+from tasks.techniques import Technique
 from tasks.techniques.baseline import TrainSpec
 from tasks.techniques.forms import settled
 from tasks.techniques.schedule import Schedule
@@ -32,8 +34,27 @@ def settle(spec: S, model: Architecture | ModelRef, data: DatasetRef, seed: int)
 
     def choose(schedule: Schedule) -> TrainingForm:
         found = probe(model, schedule, data, seed, alone, spec.num_threads, detect(alone))
-        times = ", ".join(f"{form} {milliseconds:.3g} ms" for form, milliseconds in found.step_ms.items())
-        get_run_logger().info("trains in %s; a step takes %s", found.chosen.label, times)
+        times = (
+            "nothing to choose from"
+            if not found.step_ms
+            else "ms of a step: "
+            + ", ".join(f"{form} {milliseconds:.3g}" for form, milliseconds in found.step_ms.items())
+        )
+        get_run_logger().info("trains in %s (%s)", found.chosen.label, times)
         return found.chosen
 
     return settled(spec, choose)
+
+
+def settle_chain(chain: Sequence[Technique], baseline: ModelRef, data: DatasetRef, seed: int) -> tuple[Technique, ...]:
+    """Return a chain in which every technique states its forms.
+
+    To be called for all chains before any of them runs: a probe would time their stages too.
+
+    Args:
+        chain: of a candidate.
+        baseline: stands for the networks that techniques are given; a student is probed itself.
+        data: the data set.
+        seed: of drawn weights.
+    """
+    return tuple(settle(one, getattr(one, "student", None) or baseline, data, seed) for one in chain)

@@ -39,10 +39,12 @@ def probe_forms(
             f"{here.gpu or here.machine.processor}; let the workers of one pool be alike, or tell them apart by "
             "resources.custom"
         )
+    forms = open_forms(schedule, num_axes=len(data.input_shape))
+    if len(forms) == 1:
+        return ProbedForms(device=device, chosen=forms[0], step_ms={})
     # another measurement, or probe, on this host would be measured too
     with connect().host_locks.hold("timing"):
         rows = _batch(data, schedule.batch_size)
-        forms = open_forms(schedule, num_axes=len(data.input_shape))
         step_ms, refused = time_steps(
             _network(model, data, seed), rows, schedule, data.task, forms, device_for(num_gpus)
         )

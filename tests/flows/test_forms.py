@@ -7,10 +7,12 @@ import pytest
 from flows import forms
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.device import Device, ProbedForms, TrainingForm
-from tasks.contracts.model import Architecture
+from tasks.contracts.model import Architecture, ModelRef
 from tasks.contracts.resources import Resources
 from tasks.evaluation.device import current_device
 from tasks.techniques.baseline import TrainSpec
+from tasks.techniques.distillation.distill_response import DistillResponse
+from tasks.techniques.quantization.quantize_static import QuantizeStatic
 from tasks.techniques.schedule import Schedule
 
 NETWORK = Architecture(factory="torch.nn:Linear")
@@ -58,3 +60,13 @@ def test_settle_probes_nothing_when_all_is_stated(asked: list[tuple[Resources, i
     spec = TrainSpec(model=NETWORK)
     assert forms.settle(spec, NETWORK, DATA, 0) is spec
     assert asked == []
+
+
+def test_settle_chain_probes_a_student_and_else_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    baseline = ModelRef(digest="a" * 64, format="torch", size_bytes=1)
+    chain = (DistillResponse(student=NETWORK), DistillResponse(), QuantizeStatic())
+    probed: list[Any] = []
+    monkeypatch.setattr(forms, "settle", lambda one, model, data, seed: probed.append(model) or one)
+
+    assert forms.settle_chain(chain, baseline, DATA, 0) == chain
+    assert probed == [NETWORK, baseline, baseline]

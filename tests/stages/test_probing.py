@@ -59,3 +59,13 @@ def test_probe_forms_refuses_when_it_runs_on_another_device(services: Services, 
     elsewhere = Device(machine=current_device(0.0).machine, gpu="Imaginary GPU (9.9)")
     with pytest.raises(InfrastructureError, match=r"asked for Imaginary GPU \(9\.9\) and runs on"):
         probe_forms(RESNET, OPEN, data, 0, 0.0, elsewhere)
+
+
+def test_probe_forms_times_nothing_when_there_is_one_form(
+    services: Services, store_dataset: Callable[..., DatasetRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "time_steps", lambda *_: pytest.fail("there is nothing to choose from"))
+    rows = store_dataset(np.ones((6, 4), np.float32), np.arange(6) % 3, "classification", ("ant", "bee", "cat"))
+    found = probe_forms(RESNET, Schedule(channels_last="auto"), rows, 0, 0.0, current_device(0.0))
+
+    assert (found.chosen, found.step_ms) == (TrainingForm(), {})
