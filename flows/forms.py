@@ -34,13 +34,8 @@ def settle(spec: S, model: Architecture | ModelRef, data: DatasetRef, seed: int)
 
     def choose(schedule: Schedule) -> TrainingForm:
         found = probe(model, schedule, data, seed, alone, spec.num_threads, detect(alone))
-        times = (
-            "nothing to choose from"
-            if not found.step_ms
-            else "ms of a step: "
-            + ", ".join(f"{form} {milliseconds:.3g}" for form, milliseconds in found.step_ms.items())
-        )
-        get_run_logger().info("trains in %s (%s)", found.chosen.label, times)
+        times = ", ".join(f"{form} {milliseconds:.3g}" for form, milliseconds in found.step_ms.items())
+        get_run_logger().info("trains in %s (ms of a step: %s)", found.chosen.label, times or "no choice")
         return found.chosen
 
     return settled(spec, choose)
