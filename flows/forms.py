@@ -34,7 +34,7 @@ def settle(spec: S, model: Architecture | ModelRef, data: DatasetRef, seed: int)
 
     def choose(schedule: Schedule) -> TrainingForm:
         found = probe(model, schedule, data, seed, alone, spec.num_threads, detect(alone))
-        times = ", ".join(f"{form} {milliseconds:.3g}" for form, milliseconds in found.step_ms.items())
+        times = ", ".join(f"{form} {cost.step_ms:.3g}" for form, cost in found.costs.items())
         get_run_logger().info("trains in %s (ms of a step: %s)", found.chosen.label, times or "no choice")
         return found.chosen
 

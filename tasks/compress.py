@@ -6,6 +6,7 @@ from tasks.runtime.recipes import recipe_modules
 from tasks.runtime.stage import run_training_stage, stage_task
 from tasks.stages.applying import apply_technique
 from tasks.techniques import Technique
+from tasks.techniques.forms import largest_batch
 
 
 @stage_task(
@@ -25,6 +26,7 @@ def compress(
         apply_technique,
         label=f"{candidate}: {technique.kind}",
         planned_epochs=technique.planned_epochs,
+        batch_size=largest_batch(technique),
         resources=technique.resources,
         num_threads=technique.num_threads,
         technique=technique,

@@ -23,7 +23,7 @@ def up(
     ] = False,
     worker: Annotated[
         bool,
-        typer.Option("--worker", help="Deploy what the project's prefect.yaml names, and run a worker for it."),
+        typer.Option("--worker", help="Deploy what the project's prefect.yaml names, and run workers for it."),
     ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when all is ready; `stillhouse down` ends it.")

@@ -13,9 +13,12 @@ from tasks.adapters.mlflow_connection import environment_of_mlflow
 from tasks.adapters.postgres_cluster import PostgresCluster
 from tasks.contracts.errors import UserError
 from tasks.runtime.own_postgres import DATABASES, OwnPostgres
+from tasks.runtime.placement import visible_gpus
 from tasks.runtime.settings import Settings, environment_of_services
 
-POOL = "cpu"
+CPU_POOL, GPU_POOL = "cpu", "gpu"
+WORKER = "worker"
+"""The services that run flows are called that, and more than that."""
 _PREFECT_DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 _IN_POSTGRES = {
     "STILLHOUSE_TRACKING_URL": "postgresql+psycopg://mlflow@HOST/mlflow",
@@ -33,7 +36,7 @@ class Options:
     postgres: bool = False
     """Keep all that databases hold in PostgreSQL, instead of SQLite."""
     worker: bool = False
-    """Deploy what prefect.yaml names, and run a worker for it."""
+    """Deploy what prefect.yaml names, and run workers for it."""
 
 
 def with_ports(options: Options, settings: Settings) -> Options:
@@ -77,7 +80,9 @@ def chosen_services(settings: Settings, options: Options, cluster: PostgresClust
         services.append(_mlflow(settings, options.mlflow_port))
     services.append(_gateway(settings, options.gateway_port))
     if options.worker:
-        services.append(_worker(settings, prefect.address))
+        services.append(_worker(settings, prefect.address, CPU_POOL, WORKER))
+        if visible_gpus():
+            services.append(_worker(settings, prefect.address, GPU_POOL, f"{WORKER}-{GPU_POOL}"))
     return services
 
 
@@ -179,16 +184,16 @@ def _gateway(settings: Settings, port: int) -> Service:
     )
 
 
-def _worker(settings: Settings, prefect_api: str) -> Service:
+def _worker(settings: Settings, prefect_api: str, pool: str, service: str) -> Service:
     name = f"up-{platform.node()}-{os.getpid()}"
     return Service(
-        "worker",
+        service,
         [
-            sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", POOL, "--name", name,
+            sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", pool, "--name", name,
         ],
-        has_worker(prefect_api, POOL, name),
+        has_worker(prefect_api, pool, name),
         "",
-        f"work pool {POOL}",
+        f"work pool {pool}",
         _environment_of_flows(settings, prefect_api),
         stop_within_s=60.0,  # a flow that is told to stop ends its stages first
     )  # fmt: skip

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from infra.engines.chosen import Options, chosen_cluster, chosen_services, deployment, with_ports
+from infra.engines.chosen import WORKER, Options, chosen_cluster, chosen_services, deployment, with_ports
 from infra.engines.ending import end_service
 from infra.engines.service import Service
 from tasks.adapters.locks import FileLocks
@@ -85,7 +85,8 @@ class Supervisor:
     def _bring_up(self, services: list[Service], options: Options) -> None:
         """Start what rests on others when these are ready, and all else at once."""
         by_name = {service.name: service for service in services}
-        first, last = by_name.pop("postgres", None), by_name.pop("worker", None)
+        first = by_name.pop("postgres", None)
+        last = [by_name.pop(name) for name in list(by_name) if name.startswith(WORKER)]
         api = by_name["prefect_api"].address
         command = deployment(self._settings, api) if options.worker else None
         if first is not None:
@@ -94,10 +95,11 @@ class Supervisor:
         for service in by_name.values():
             self._start(service)
         self._wait(list(by_name.values()))
-        if command is not None and last is not None:
+        if command is not None:
             self._deploy(*command)
-            self._start(last)
-            self._wait([last])
+            for service in last:
+                self._start(service)
+            self._wait(last)
 
     def _start(self, service: Service) -> None:
         mark = f"{service.name}/{self._state.supervisor.pid}/{self._state.supervisor.started}"

@@ -101,5 +101,15 @@ class OutOfMemoryError(InfrastructureError):
     """A stage ran out of memory; it is retried with a smaller batch."""
 
 
+def ran_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error says that there is not enough memory, on the host or on a GPU.
+
+    PyTorch has a class for GPUs; on the host it raises a plain RuntimeError with the name of its allocator.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
 class StageFailedError(StillhouseError):
     """A stage raised an error that nobody foresaw: a defect, to be reported with its traceback."""

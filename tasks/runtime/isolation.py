@@ -34,6 +34,7 @@ from tasks.contracts.errors import (
     StageFailedError,
     StillhouseError,
     WorkerLostError,
+    ran_out_of_memory,
 )
 from tasks.contracts.resources import NOTHING_SPECIAL, Resources
 from tasks.contracts.value import Slug, Value
@@ -332,12 +333,8 @@ def _answer(call: StageCall) -> Message:
         result = function(**arguments)
         return {"result": TypeAdapter(hints["return"]).dump_python(result, mode="json")}
     except Exception as error:  # noqa: BLE001 - the parent raises it again, or names it with its traceback
-        kind = OutOfMemoryError if _ran_out_of_memory(error) else type(error)
+        kind = OutOfMemoryError if ran_out_of_memory(error) else type(error)
         return {"error": {"class": kind.__name__, "message": str(error), "traceback": traceback.format_exc()}}
-
-
-def _ran_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 if __name__ == "__main__":

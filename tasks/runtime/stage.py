@@ -27,7 +27,8 @@ R = TypeVar("R")
 _NUM_RETRIES = 4
 _NUM_RETRIES_OF_EFFECTS = 6
 """Pauses of 2 s to 64 s, halved by jitter at most: a service that restarts for a minute is waited for."""
-_LARGEST_MICRO_BATCH = 256
+_INFERENCE_BATCH = 256
+"""Halving begins here where a training's batch is smaller: stages also show networks rows without training them."""
 _logger = logging.getLogger(__name__)
 
 
@@ -112,10 +113,20 @@ def run_training_stage(
     resources: Resources,
     num_threads: int,
     planned_epochs: int,
+    batch_size: int,
     label: str,
     **arguments: Any,
 ) -> R:
     """As `run_stage`, with progress shown, and with smaller and smaller micro-batches when memory runs out.
+
+    Args:
+        work: takes `stage_key` and `micro_batch_limit` besides the arguments.
+        resources: of the stage.
+        num_threads: of its process.
+        planned_epochs: that it will report.
+        batch_size: largest of its trainings; 0 where nothing trains.
+        label: of its progress.
+        arguments: of `work`, by name.
 
     Raises:
         LockLostError: another worker took the stage over; this is noticed after the epoch, not only at the end.
@@ -143,7 +154,7 @@ def run_training_stage(
             require_stage_lock()
             return made
         except OutOfMemoryError as error:
-            limit = (limit or _LARGEST_MICRO_BATCH) // 2
+            limit = (limit or max(batch_size, _INFERENCE_BATCH)) // 2
             if limit < 1:
                 raise TechniqueError(
                     f"{label} runs out of memory even with one row at a time ({error}); "

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
-from tasks.contracts.device import TrainingForm
+from tasks.contracts.device import FormCost, TrainingForm
 from tasks.contracts.value import Value
 from tasks.techniques.schedule import Schedule
 
@@ -13,19 +13,22 @@ V = TypeVar("V", bound=Value)
 _FORM = set(TrainingForm.model_fields)
 _WORTH_IT = 0.95
 """A form that is not the plain one must need less than this share of its time: a probe is short, and noisy."""
+_HALVINGS = 2
+"""How often the rows at once are halved in search of a faster step; smaller ones only pay for more calls."""
 
 
 def is_open(schedule: Schedule) -> bool:
     """Tell whether a schedule leaves something to a probe."""
-    return "auto" in (schedule.precision, schedule.channels_last)
+    return "auto" in (schedule.precision, schedule.channels_last, schedule.compile, schedule.micro_batch)
 
 
-def open_forms(schedule: Schedule, num_axes: int) -> list[TrainingForm]:
-    """Return the forms that a schedule allows, the plainest first.
+def open_forms(schedule: Schedule, num_axes: int, micro_batch: int | None = None) -> list[TrainingForm]:
+    """Return the number formats and orders of memory that a schedule allows, the plainest first.
 
     Args:
-        schedule: what it states is kept.
+        schedule: what it states is kept; whether to compile is `compiled_forms`' question.
         num_axes: of one row; only images, of three, can be laid out with their channels last.
+        micro_batch: of all of them.
     """
     precisions = ("float32", "bfloat16") if schedule.precision == "auto" else (schedule.precision,)
     if schedule.channels_last == "auto":
@@ -33,22 +36,54 @@ def open_forms(schedule: Schedule, num_axes: int) -> list[TrainingForm]:
     else:
         layouts = (schedule.channels_last,)
     return [
-        TrainingForm(precision=precision, channels_last=channels_last)
+        TrainingForm(
+            precision=precision,
+            channels_last=channels_last,
+            compile=schedule.compile is True,
+            micro_batch=micro_batch,
+        )
         for precision in precisions
         for channels_last in layouts
     ]
 
 
-def fastest(step_ms: Mapping[TrainingForm, float]) -> TrainingForm:
-    """Return the form whose step takes least, or the first where no other is clearly faster.
+def compiled_forms(schedule: Schedule, chosen: TrainingForm) -> list[TrainingForm]:
+    """Return the form that was chosen and, where the schedule leaves that open, the same one compiled."""
+    return [chosen, chosen.model_copy(update={"compile": True})] if schedule.compile == "auto" else [chosen]
+
+
+def halved_forms(schedule: Schedule, chosen: TrainingForm) -> list[TrainingForm]:
+    """Return the form that was chosen and, where the schedule leaves that open, the same with fewer rows at once."""
+    forms = [chosen]
+    rows = chosen.micro_batch or schedule.batch_size
+    while schedule.micro_batch == "auto" and len(forms) <= _HALVINGS and (rows := rows // 2) >= 2:
+        forms.append(chosen.model_copy(update={"micro_batch": rows}))
+    return forms
+
+
+def fitting_sizes(schedule: Schedule) -> Iterator[int | None]:
+    """Give the rows at once to be tried until they fit in memory: what is stated, or the whole batch and its halves."""
+    if schedule.micro_batch != "auto":
+        yield schedule.micro_batch
+        return
+    yield None
+    rows = schedule.batch_size
+    while (rows := rows // 2) >= 2:
+        yield rows
+
+
+def fastest(costs: Mapping[TrainingForm, FormCost], num_steps: int) -> TrainingForm:
+    """Return the form in which a training takes least, or the first where no other is clearly faster.
 
     Args:
-        step_ms: milliseconds of a step in each form, the plainest form first; finite.
+        costs: of each form, the plainest form first; finite.
+        num_steps: optimizer steps of the training.
     """
-    plain = next(iter(step_ms))
-    best = min(step_ms, key=lambda form: step_ms[form])
-    assert all(map(math.isfinite, step_ms.values()))
-    return best if step_ms[best] < _WORTH_IT * step_ms[plain] else plain
+    milliseconds = {form: cost.ms_of(num_steps) for form, cost in costs.items()}
+    assert all(map(math.isfinite, milliseconds.values()))
+    plain = next(iter(milliseconds))
+    best = min(milliseconds, key=lambda form: milliseconds[form])
+    return best if milliseconds[best] < _WORTH_IT * milliseconds[plain] else plain
 
 
 def stated_form(spec: Value) -> dict[str, float | int | str]:
@@ -56,6 +91,11 @@ def stated_form(spec: Value) -> dict[str, float | int | str]:
     labels = {TrainingForm.model_validate(schedule.model_dump(include=_FORM)).label for schedule in _schedules(spec)}
     special = sorted(labels - {TrainingForm().label})
     return {"trained_in": "; ".join(special)} if special else {}
+
+
+def largest_batch(spec: Value) -> int:
+    """Return the rows of the largest batch that a spec trains with; 0 where nothing trains."""
+    return max((schedule.batch_size for schedule in _schedules(spec)), default=0)
 
 
 def _schedules(spec: Value) -> Iterator[Schedule]:

@@ -1,7 +1,7 @@
 """How long and how fast to train."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,17 @@ class Schedule(Value):
         description="`bfloat16` trains in mixed precision, which can be faster where the processor has its "
         "instructions; thin networks may gain nothing. Weights, batch statistics and losses stay in float32. `auto`: "
         "as a probe on the device that trains finds.",
+    )
+    compile: bool | Literal["auto"] = Field(
+        default=False,
+        description="Train by kernels that `torch.compile` makes for the network: faster steps after a minute or so. "
+        "Needs a C++ compiler on the worker. `auto`: as a probe finds, which weighs that minute against the steps.",
+    )
+    micro_batch: Annotated[int, Field(ge=2, le=1_048_576)] | Literal["auto"] | None = Field(
+        default=None,
+        description="Rows that pass through the network at once; their gradients are added up to those of "
+        "`batch_size`, while batch norm sees these rows alone. Without it, the whole batch. `auto`: as a probe on the "
+        "device that trains finds; the largest that fits, unless a smaller one is faster.",
     )
     checkpoint_every: int = Field(default=5, ge=1, description="Epochs between checkpoints; the last is always saved.")
 

@@ -6,7 +6,7 @@ Dimension legend: N rows of the split, B rows of a batch, K outputs of the netwo
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from tasks.contracts.data import Task
 from tasks.contracts.errors import TechniqueError
 from tasks.contracts.model import EpochRecord
 from tasks.techniques.augmentation import Views
+from tasks.techniques.compiling import Forward, compiled, survives_compiling
 from tasks.techniques.crew import ShardedState
 from tasks.techniques.forms import is_open
 from tasks.techniques.layout import survives_channels_last
@@ -78,13 +79,14 @@ def fit(
     if schedule.channels_last and survives_channels_last(module, device):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         inputs = inputs.to(memory_format=torch.channels_last)
-    with _reproducible(context.seed, first_step, device) as generator:
+    with _reproducible(context.seed, first_step, device) as generator, forward_of(module, schedule) as forward:
         optimizer = make_optimizer(module, schedule)
         purpose = f"{schedule.value_digest()}/{len(split.y)}/{first_step}"
         state = TrainingState(module, optimizer, generator, purpose)
         views = schedule.augmentation.fixed_views(len(split.y), split.x.shape[1:])
         loop = _Loop(
             module,
+            forward,
             inputs,
             labels_N,
             loss,
@@ -105,6 +107,14 @@ def fit(
             if (epoch + 1) % schedule.checkpoint_every == 0 or epoch + 1 == schedule.epochs:
                 context.checkpoints.save(state.to_bytes(records))
     module.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+
+
+def forward_of(module: "nn.Module", schedule: Schedule) -> AbstractContextManager[Forward]:
+    """Return the block in which `module` is called as the schedule says: compiled, or layer by layer.
+
+    A network whose layers somebody listens to is called layer by layer in any case.
+    """
+    return compiled(module) if schedule.compile and survives_compiling(module) else nullcontext(module)
 
 
 def make_optimizer(module: "nn.Module", schedule: Schedule) -> "Optimizer":
@@ -133,7 +143,8 @@ def _check(module: "nn.Module", split: Arrays, schedule: Schedule, context: Stag
     if is_open(schedule):
         raise TechniqueError(
             f"schedule leaves open how it trains (precision {schedule.precision}, channels_last "
-            f"{schedule.channels_last}); a run settles this by a probe, a stage called on its own needs it stated"
+            f"{schedule.channels_last}, compile {schedule.compile}, micro_batch {schedule.micro_batch}); a run settles "
+            "this by a probe, a stage called on its own needs it stated"
         )
     schedule.augmentation.check(split.x.shape[1:], split.x.dtype.name, context.special_tokens)
     if schedule.channels_last and split.x.ndim != 4:
@@ -164,6 +175,8 @@ class _Loop:
     """What stays the same from step to step."""
 
     module: "nn.Module"
+    forward: Forward
+    """Calls it."""
     inputs: "Tensor"
     """[N, *input_shape]"""
     labels_N: "Tensor"  # noqa: N815
@@ -235,7 +248,7 @@ class _Loop:
         import torch
 
         crew, num_rows = self.context.crew, len(batch.labels)
-        shards = _parts(batch, math.ceil(num_rows / crew.num_shards))
+        shards = parts_of(batch, math.ceil(num_rows / crew.num_shards))
         state = ShardedState(self.module, crew, self.shard_seed * 1_000_003 + step)
         sums = torch.zeros(2, dtype=torch.float64)
         for position, shard in crew.own(shards):
@@ -250,17 +263,23 @@ class _Loop:
     def _accumulate_gradients(self, batch: Batch, num_rows: int) -> tuple[float, float]:
         """Add up the gradient of these rows' share in the mean loss over `num_rows`; return that share and their score.
 
-        Under a memory limit they run in equal parts.
+        Where fewer may run at once they do so in equal parts.
         """
         loss = score = 0.0
-        for part in _parts(batch, self.context.micro_batch_limit or len(batch.labels)):
+        for part in parts_of(batch, self._rows_at_once(len(batch.labels))):
             with computing_in(self.schedule.precision, self.inputs.device.type):
-                outputs_BK = widened(self.module(part.inputs))
+                outputs_BK = widened(self.forward(part.inputs))
             part_loss = self.loss(outputs_BK, part) * (len(part.labels) / num_rows)
             part_loss.backward()  # type: ignore[no-untyped-call]
             loss += part_loss.item()
             score += _summed_score(outputs_BK.detach(), part.labels, self.context.task)
         return loss, score
+
+    def _rows_at_once(self, num_rows: int) -> int:
+        """Return the least of what there is, what the schedule says and what is known to fit in memory."""
+        micro_batch = self.schedule.micro_batch
+        assert micro_batch != "auto", "checked before"
+        return min(num_rows, micro_batch or num_rows, self.context.micro_batch_limit or num_rows)
 
 
 def _shuffled_batches(num_rows: int, batch_size: int, generator: "Generator") -> list["Tensor"]:
@@ -274,7 +293,7 @@ def _shuffled_batches(num_rows: int, batch_size: int, generator: "Generator") ->
     return batches
 
 
-def _parts(batch: Batch, limit: int) -> list[Batch]:
+def parts_of(batch: Batch, limit: int) -> list[Batch]:
     """Split into near-equal parts of at most `limit` rows, but of no fewer than two (batch norm needs two)."""
     num_rows = len(batch.labels)
     num_parts = max(1, min(math.ceil(num_rows / limit), num_rows // 2))

@@ -3,6 +3,7 @@ import socket
 
 import pytest
 
+from infra.engines import chosen
 from infra.engines.chosen import Options, chosen_cluster, chosen_services, deployment, with_ports
 from tasks.contracts.errors import UserError
 from tasks.runtime.settings import Settings
@@ -17,7 +18,17 @@ def names(settings, **options):
 def test_mlflow_is_served_from_here_unless_a_server_is_named(tmp_path):
     assert names(Settings(home=tmp_path)) == ["prefect_api", "mlflow", "gateway"]
     elsewhere = Settings(home=tmp_path, tracking_url="http://mlflow.internal:5000")
-    assert names(elsewhere, worker=True) == ["prefect_api", "gateway", "worker"]
+    assert names(elsewhere) == ["prefect_api", "gateway"]
+
+
+def test_workers_serve_the_pool_of_gpus_where_there_are_some(tmp_path, monkeypatch):
+    settings = Settings(home=tmp_path)
+    monkeypatch.setattr(chosen, "visible_gpus", list)
+    assert names(settings, worker=True)[3:] == ["worker"]
+    monkeypatch.setattr(chosen, "visible_gpus", lambda: ["0", "1"])
+    services = chosen_services(settings, Options(worker=True), None)[3:]
+    pools = {one.name: one.command[one.command.index("--pool") + 1] for one in services}
+    assert pools == {"worker": "cpu", "worker-gpu": "gpu"}
 
 
 def test_no_secret_is_an_argument_and_flows_alone_get_those_of_the_environment(tmp_path, monkeypatch):
@@ -25,7 +36,7 @@ def test_no_secret_is_an_argument_and_flows_alone_get_those_of_the_environment(t
     settings = Settings(home=tmp_path, tracking_url="postgresql+psycopg://mlflow:a-secret@db.internal/mlflow")
     for service in chosen_services(settings, Options(worker=True), None):
         assert "a-secret" not in " ".join(service.command)
-        assert ("STILLHOUSE_LEDGER_URL" in service.environment) == (service.name == "worker")
+        assert ("STILLHOUSE_LEDGER_URL" in service.environment) == service.name.startswith("worker")
 
 
 def test_mlflow_keeps_artifacts_in_the_bucket_and_is_told_where_it_is(tmp_path):

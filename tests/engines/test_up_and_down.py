@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tasks.runtime.own_postgres import DATABASES, OwnPostgres
+from tasks.runtime.placement import visible_gpus
 from tasks.runtime.processes import is_running, marked
 from tasks.runtime.service_state import MARK, ServicesState
 from tests.postgres_server import why_missing
@@ -155,8 +156,9 @@ def require_nothing_left(state: ServicesState) -> None:
 def test_up_runs_everything_in_postgresql_and_nothing_outlives_a_killed_service_or_ctrl_c(machine: Machine) -> None:
     said = machine.call("up", "--postgres", "--worker", "--detach", *FREE_PORTS)
     state = machine.state
-    assert [one.name for one in state.services] == [*ENGINES, "worker"]
-    assert all(f"{name}: " in said for name in (*ENGINES, "worker"))
+    workers = ["worker", "worker-gpu"] if visible_gpus() else ["worker"]
+    assert [one.name for one in state.services] == [*ENGINES, *workers]
+    assert all(f"{name}: " in said for name in (*ENGINES, *workers))
     require_secrets_are_kept(machine, state)
     require_only_loopback(state)
     assert "run already" in machine.call("up", *FREE_PORTS, code=2)

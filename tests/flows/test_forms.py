@@ -6,7 +6,7 @@ import pytest
 
 from flows import forms
 from tasks.contracts.data import DatasetRef
-from tasks.contracts.device import Device, ProbedForms, TrainingForm
+from tasks.contracts.device import Device, FormCost, ProbedForms, TrainingForm
 from tasks.contracts.model import Architecture, ModelRef
 from tasks.contracts.resources import Resources
 from tasks.evaluation.device import current_device
@@ -29,7 +29,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Resources, int, Device]
         device: Device,
     ) -> ProbedForms:  # fmt: skip
         calls.append((resources, threads, device))
-        return ProbedForms(device=device, chosen=chosen, step_ms={"float32": 2.0, "bfloat16": 1.0})
+        return ProbedForms(device=device, chosen=chosen, costs={"float32": FormCost(step_ms=2.0)})
 
     class Logger:
         def info(self, *_: object) -> None: ...

@@ -1,4 +1,12 @@
-from tasks.runtime.stage import effect_task
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tasks.contracts.errors import OutOfMemoryError, TechniqueError
+from tasks.contracts.resources import Resources
+from tasks.runtime import stage
+from tasks.runtime.stage import effect_task, run_training_stage
 
 
 def test_an_effect_is_tried_again_for_as_long_as_a_service_takes_to_restart() -> None:
@@ -8,3 +16,56 @@ def test_an_effect_is_tried_again_for_as_long_as_a_service_takes_to_restart() ->
     shortest_s = sum(effect.retry_delay_seconds) * (1.0 - effect.retry_jitter_factor)
     assert len(effect.retry_delay_seconds) == effect.retries
     assert shortest_s > 60.0, "the minute that docs/deployment.md gives a server for its restart"
+
+
+class Worker:
+    """Where so many rows fit at once."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.asked: list[int | None] = []
+
+    def run(self, *_: Any, micro_batch_limit: int | None, **__: Any) -> str:
+        self.asked.append(micro_batch_limit)
+        if micro_batch_limit is None or micro_batch_limit > self.room:
+            raise OutOfMemoryError(f"no room for {micro_batch_limit} rows")
+        return "trained"
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Call `run_training_stage` outside of a flow, on a worker."""
+    monkeypatch.setattr(stage, "connect", lambda: SimpleNamespace(placement=None))
+    monkeypatch.setattr(stage, "ProgressArtifact", lambda *_: None)
+
+    def call(worker: Worker, batch_size: int) -> str:
+        monkeypatch.setattr(stage, "run_placed", worker.run)
+        return run_training_stage(
+            lambda: "trained",
+            resources=Resources(),
+            num_threads=1,
+            planned_epochs=1,
+            batch_size=batch_size,
+            label="small: distil",
+        )
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "room", "asked"),
+    [(1024, 300, [None, 512, 256]), (64, 40, [None, 128, 64, 32]), (0, 100, [None, 128, 64])],
+)
+def test_run_training_stage_halves_the_rows_at_once_until_they_fit(
+    train: Any, batch_size: int, room: int, asked: list[int | None]
+) -> None:
+    worker = Worker(room)
+    assert train(worker, batch_size) == "trained"
+    assert worker.asked == asked
+
+
+def test_run_training_stage_gives_up_when_not_even_one_row_fits(train: Any) -> None:
+    worker = Worker(room=0)
+    with pytest.raises(TechniqueError, match="small: distil runs out of memory even with one row at a time"):
+        train(worker, 256)
+    assert worker.asked == [None, 128, 64, 32, 16, 8, 4, 2, 1]

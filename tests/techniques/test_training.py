@@ -1,7 +1,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -265,9 +264,9 @@ def test_fit_leaves_the_global_random_state_as_it_was(images: Arrays, make_conte
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("limit", [1, 3, 7, 64])
-def test_fit_accumulates_the_gradient_of_the_whole_batch_when_memory_is_limited(
-    make_context: MakeContext, limit: int
+@pytest.mark.parametrize(("limit", "micro_batch"), [(1, None), (3, None), (7, 12), (64, 5), (None, 3), (None, 64)])
+def test_fit_accumulates_the_gradient_of_the_whole_batch_when_fewer_rows_run_at_once(
+    make_context: MakeContext, limit: int | None, micro_batch: int | None
 ) -> None:
     generator = np.random.default_rng(2)
     split = Arrays(generator.normal(size=(23, 4)), generator.integers(0, 3, 23))
@@ -278,16 +277,18 @@ def test_fit_accumulates_the_gradient_of_the_whole_batch_when_memory_is_limited(
         assert torch.equal(batch.inputs, torch.from_numpy(split.x)[batch.rows])
         return label_loss("classification")(outputs, batch)
 
-    def trained(micro_batch_limit: int | None) -> nn.Module:
+    def trained(micro_batch_limit: int | None, micro_batch: int | None) -> nn.Module:
         torch.manual_seed(0)
         module = nn.Linear(4, 3).double()
-        fit(module, split, loss, SGD, make_context(micro_batch_limit=micro_batch_limit))
+        schedule = SGD.model_copy(update={"micro_batch": micro_batch})
+        fit(module, split, loss, schedule, make_context(micro_batch_limit=micro_batch_limit))
         return module
 
-    whole = trained(None)
+    whole = trained(None, None)
     sizes.clear()
-    torch.testing.assert_close(trained(limit).state_dict(), whole.state_dict(), rtol=1e-12, atol=1e-12)
-    assert max(sizes) <= max(limit, 3)  # two rows at least, and an odd batch has one part of three
+    torch.testing.assert_close(trained(limit, micro_batch).state_dict(), whole.state_dict(), rtol=1e-12, atol=1e-12)
+    assert max(sizes) <= max(min(limit or 64, micro_batch or 64), 3)
+    # two rows at least, and an odd batch has one part of three
     assert min(sizes) >= 2
 
 
@@ -485,10 +486,8 @@ def test_fit_refuses_channels_last_when_the_rows_are_no_images(make_context: Mak
         fit(nn.Linear(3, 3), rows, label_loss("classification"), Schedule(channels_last=True), make_context())
 
 
-@pytest.mark.parametrize("left", [{"precision": "auto"}, {"channels_last": "auto"}])
-def test_fit_refuses_a_schedule_that_leaves_its_form_open(
-    images: Arrays, make_context: MakeContext, left: dict[str, Any]
-) -> None:
-    schedule = Schedule(epochs=1, **left)
-    with pytest.raises(TechniqueError, match="a run settles this by a probe"):
+@pytest.mark.parametrize("left", ["precision", "channels_last", "compile", "micro_batch"])
+def test_fit_refuses_a_schedule_that_leaves_its_form_open(images: Arrays, make_context: MakeContext, left: str) -> None:
+    schedule = Schedule.model_validate({"epochs": 1, left: "auto"})
+    with pytest.raises(TechniqueError, match=f"{left} auto.*a run settles this by a probe"):
         fit(small_resnet(), images, label_loss("classification"), schedule, make_context())

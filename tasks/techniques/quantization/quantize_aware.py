@@ -94,6 +94,11 @@ class QuantizeAware(TechniqueSpec):
                 f"quantize_aware: schedule.precision is {self.schedule.precision}; bfloat16's own rounding is as "
                 "coarse as int8's, so the simulation would be wrong; leave it at float32"
             )
+        if self.schedule.compile:
+            raise ValueError(
+                f"quantize_aware: schedule.compile is {self.schedule.compile}; the ranges of the simulation follow the "
+                "network from step to step, which compiled kernels do not; leave it out"
+            )
         return self
 
     @property
