@@ -12,6 +12,11 @@ from tasks.contracts.errors import TechniqueError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_SETTINGS = {
+    "force_disable_caches": True,
+    "cpp_cache_precompile_headers": False,  # they would lie in the usual folder all the same
+    "compile_threads": 1,
+}
 Forward = Callable[["Tensor"], "Tensor"]
 """From the inputs of a batch to a network's outputs."""
 
@@ -39,12 +44,7 @@ def compiled(module: "nn.Module") -> Iterator[Forward]:
         from torch._dynamo.exc import TorchDynamoException
         from torch._inductor.exc import InvalidCxxCompiler
 
-        for config, values in (
-            (torch._inductor.config, {"fx_graph_cache": False, "compile_threads": 1}),
-            (torch._functorch.config, {"enable_autograd_cache": False}),
-            (torch._dynamo.config, {"automatic_dynamic_local_pgo": False}),
-        ):
-            stack.enter_context(config.patch(values))
+        stack.enter_context(torch._inductor.config.patch(_SETTINGS))
         stack.callback(torch._dynamo.reset)
         try:
             # the last batch of an epoch has another shape: kernels for two fixed shapes beat those for any

@@ -1,6 +1,7 @@
 """What goes wrong on the hosts, one thing at a time, and what is seen of it."""
 
 import os
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from tests.hosts.services import SCRATCH
 from tests.hosts.site import Run, Site
 
 OUTAGE_S = 60.0
+_AHEAD_S = 300
 _STAGE = "tasks.runtime.isolation"
 WORKERS = ("worker-1", "worker-2")
 
@@ -33,7 +35,7 @@ class Seen:
     hosts: tuple[str, ...]
     """Where the stages that made models ran."""
     note: str = ""
-    """The last line that a run said which did not complete."""
+    """The last words of a run that did not complete."""
 
     @property
     def is_well(self) -> bool:
@@ -68,7 +70,7 @@ def try_fault(site: Site, fault: Fault, expected: dict[str, Any]) -> Seen:
     site.forget_stages()
     ((before,),) = site.query("prefect", "SELECT coalesce(max(created), 'epoch') FROM task_run")
     runs = [
-        site.run_plan(FAULT_PLAN, host, "--no-rollout", **(_clock_ahead() if host in fault.ahead else {}))
+        site.run_plan(FAULT_PLAN, host, "--no-rollout", **(_clock_ahead(site) if host in fault.ahead else {}))
         for host in fault.hosts
     ]
     if not fault.at_once:
@@ -77,6 +79,7 @@ def try_fault(site: Site, fault: Fault, expected: dict[str, Any]) -> Seen:
     codes = [run.wait() for run in runs]
     ended = runs[1:] if fault.dies else runs
     records = [run.record for run, code in zip(runs, codes, strict=True) if code == 0]
+    failed = [run for run, code in zip(runs, codes, strict=True) if code != 0 and run in ended]
     retried = site.query(
         "prefect",
         f"SELECT DISTINCT name FROM task_run WHERE created > '{before}' AND run_count > 1 ORDER BY 1",
@@ -88,14 +91,15 @@ def try_fault(site: Site, fault: Fault, expected: dict[str, Any]) -> Seen:
         retried=tuple(name for (name,) in retried),
         same=bool(records) and all(outcome(record) == expected for record in records),
         hosts=tuple(stage["host"] for record in records[:1] for stage in stages(record)),
-        note="" if records else " ".join(ended[-1].output.split())[-400:],
+        note=" ".join(failed[0].output.split())[-400:] if failed else "",
     )
 
 
-def _clock_ahead() -> dict[str, str]:
-    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    assert libraries, "needs libfaketime; apt-get install faketime"
-    return {"LD_PRELOAD": str(libraries[0]), "FAKETIME": "+300s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+def _clock_ahead(site: Site) -> dict[str, str]:
+    library = site.folder / "clock_ahead.so"
+    command = ["cc", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).with_name("clock_ahead.c")), "-ldl"]
+    subprocess.run(command, check=True)
+    return {"LD_PRELOAD": str(library), "CLOCK_AHEAD_S": f"{_AHEAD_S}"}
 
 
 def _computed_twice(site: Site) -> tuple[str, ...]:

@@ -170,9 +170,12 @@ class Network:
 
 
 def _first_process(prepare: str, namespaces: Sequence[str]) -> "subprocess.Popen[str]":
-    """Start a process in namespaces of its own that lives as long as the pipe to it."""
+    """Start a process in namespaces of its own that lives as long as the pipe to it.
+
+    It is a shell that waits for `cat`: like an init system it buries whatever lost its parent.
+    """
     process = subprocess.Popen(
-        ["unshare", *namespaces, "sh", "-c", f"{prepare} && echo ready && exec cat"],
+        ["unshare", *namespaces, "sh", "-c", f"{prepare} && echo ready && cat; :"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
