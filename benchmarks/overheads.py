@@ -25,7 +25,7 @@ from benchmarks.result import RATIO, Figure, Findings, figure
 from tasks.runtime.settings import current_settings
 
 _PLAN = Path("plans/digits.yaml")
-_TURNS = 3
+_TURNS = 2
 _CACHED_TURNS = 10
 _STARTS = 20
 _OWN, _KEPT, _POOL, _SINGLE = "own server", "kept server", "pool", "one process"

@@ -105,27 +105,34 @@ def _start_ms(placement: Placement, resources: Resources) -> float:
     return (waited.begun - called) * 1e3
 
 
-def scale(num_stages: int, seconds: float, workers: list[int]) -> dict[str, dict[str, float]]:
-    """Run as many stages on each number of workers, and again from the cache; return the seconds of both."""
+def scale(num_stages: int, runs: list[tuple[int, float]]) -> list[dict[str, float]]:
+    """Run as many stages on each number of workers with stages of that many seconds, and again from the cache.
+
+    Returns:
+        The seconds of both, for each of `runs`.
+    """
     from tasks.runtime.prefect_server import start_prefect_server
 
     start_prefect_server(current_settings())
     from benchmarks.waiting_flow import run_candidates  # prefect reads its settings when it is imported
 
-    run_candidates(0, 1, 0.0, SLOTS)  # what only the first stage costs
-    found = {}
-    for number in workers:
+    found = []
+    for series, (number, seconds) in enumerate(
+        [(SLOTS, 0.0), *runs]
+    ):  # what only a worker's first stage costs is first
         begun = time.monotonic()
-        waited: list[Waited] = run_candidates(number, num_stages, seconds, number)
+        waited: list[Waited] = run_candidates(series, num_stages, seconds, number)
         cold_s = time.monotonic() - begun
         begun = time.monotonic()
-        run_candidates(number, num_stages, seconds, number)
-        found[str(number)] = {
-            "cold": cold_s,
-            "cached": time.monotonic() - begun,
-            "until the first": min(one.begun for one in waited) - begun + cold_s,
-        }
-    return found
+        run_candidates(series, num_stages, seconds, number)
+        found.append(
+            {
+                "cold": cold_s,
+                "cached": time.monotonic() - begun,
+                "until the first": min(one.begun for one in waited) - begun + cold_s,
+            }
+        )
+    return found[1:]
 
 
 if __name__ == "__main__":
