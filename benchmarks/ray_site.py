@@ -117,9 +117,8 @@ def scale(num_stages: int, runs: list[tuple[int, float]]) -> list[dict[str, floa
     from benchmarks.waiting_flow import run_candidates  # prefect reads its settings when it is imported
 
     found = []
-    for series, (number, seconds) in enumerate(
-        [(SLOTS, 0.0), *runs]
-    ):  # what only a worker's first stage costs is first
+    # the first series pays what only a worker's first stage costs
+    for series, (number, seconds) in enumerate([(SLOTS, 0.0), *runs]):
         begun = time.monotonic()
         waited: list[Waited] = run_candidates(series, num_stages, seconds, number)
         cold_s = time.monotonic() - begun

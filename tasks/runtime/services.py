@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
@@ -18,6 +17,7 @@ from tasks.contracts.traffic_retention import Pruned
 from tasks.contracts.value import Digest
 from tasks.contracts.verdict import LedgerEntry
 from tasks.decisions.log_retention import Limits
+from tasks.runtime.once import once
 from tasks.runtime.placement import LocalPlacement, Placement
 from tasks.runtime.settings import Settings, current_settings
 from tasks.runtime.warm_processes import WarmProcesses
@@ -493,7 +493,7 @@ class Services:
         return self.make_placement()
 
 
-@cache
+@once
 def connect(settings: Settings | None = None) -> Services:
     """Build the services that `settings` (default: the environment) name. The one composition root."""
     from tasks.adapters.locks import FileLocks
@@ -501,31 +501,31 @@ def connect(settings: Settings | None = None) -> Services:
     settings = settings or current_settings()
     shared = _shared(settings)
 
-    @cache
+    @once
     def ledger() -> Ledger:
         from tasks.adapters.ledger import SqlLedger
 
         return SqlLedger(settings.ledger_address, shared.fence)
 
-    @cache
+    @once
     def registry() -> Registry:
         from tasks.adapters.mlflow_registry import MlflowRegistry
 
         return MlflowRegistry(settings, shared.locks)
 
-    @cache
+    @once
     def tracker() -> Tracker:
         from tasks.adapters.mlflow_tracking import MlflowTracker
 
         return MlflowTracker(settings, shared.locks)
 
-    @cache
+    @once
     def events() -> Events:
         from tasks.adapters.prefect_events import PrefectEvents
 
         return PrefectEvents(settings)
 
-    @cache
+    @once
     def placement() -> Placement:
         if settings.execution == "local":
             return LocalPlacement(FileLocks(settings.home / "locks"), WarmProcesses())
