@@ -15,6 +15,7 @@ before it has put the first attempt away, which takes it seconds where its machi
 MAX_RESTARTS = 3
 """A run that crashes in spite of so many restarts stays crashed: its cause does not heal."""
 
+_BEGIN = "prefect.flow-run.Running"
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDS = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed"))
 
@@ -28,7 +29,7 @@ def automations(tag: str, max_restarts: int = MAX_RESTARTS) -> list[dict[str, An
         "match": {"prefect.resource.id": "prefect.flow-run.*"},
         "match_related": ours,
         "for_each": ["prefect.resource.id"],
-        "after": [_HEARTBEAT],
+        "after": [_BEGIN, _HEARTBEAT],  # a run may be lost before its first heartbeat
         "expect": [_HEARTBEAT, *_ENDS],
         "threshold": 1,
         "within": SILENCE_S,

@@ -66,6 +66,8 @@ def test_a_crashed_run_is_left_alone_for_a_while_and_for_good_if_somebody_starte
 def test_a_run_that_ended_is_not_missed(state: str) -> None:
     silent = trigger(SILENT)
     assert silent.starts_after("prefect.flow-run.heartbeat")
+    assert silent.starts_after("prefect.flow-run.Running"), "it may be lost before its first heartbeat"
+    assert not silent.starts_after("prefect.flow-run.Pending"), "a cluster may have to start a node first"
     assert silent.expects(f"prefect.flow-run.{state}")
     assert not silent.starts_after(f"prefect.flow-run.{state}")
 
