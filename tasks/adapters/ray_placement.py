@@ -17,6 +17,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from tasks.contracts.errors import (
@@ -31,15 +32,17 @@ from tasks.runtime.crews import crew_environment, free_port
 from tasks.runtime.isolation import Message, StageCall, StageProcess, require_run_goes_on
 from tasks.runtime.settings import Settings, current_settings
 from tasks.runtime.source import engine_versions, source_digest
+from tasks.runtime.warm_processes import WarmProcesses
 
 _LOOK_S = 1.0
-"""How often a waiting flow asks how a stage is getting on."""
+"""How often a waiting flow asks how its stages are getting on."""
 _BEAT_S = 10.0
 """How often a worker says that it is at work on a stage."""
 _MET_WITHIN_S, _MEETING_LOOK_S = 300.0, 0.2
 """How long processes that train together wait for their first one, and how often they look."""
 _LAST_WORDS_S = 5.0
 """How long the failure of one process of a crew is waited for when another says that it lost its peers."""
+_IMPORTED_AHEAD = ("tasks.runtime.isolation", "tasks.stages.making")
 _GRACE_S = 120.0
 """What a stage may take beyond its limit until its worker's answer, or Ray's word of the worker's loss, is here."""
 
@@ -52,7 +55,7 @@ class RayPlacement:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._guard = threading.Lock()
-        self._board: Any = None
+        self._notes: _Notes | None = None
 
     def run(self, call: StageCall, on_progress: Callable[[Any], None]) -> Message:
         """Make the call on a worker; see `Placement.run`.
@@ -64,28 +67,28 @@ class RayPlacement:
             WorkerLostError: no worker took the stage in time, or the one that did was lost.
         """
         require_run_goes_on(call.function)
-        ray, board = self._connected()
-        ticket = uuid.uuid4().hex
+        ray, notes = self._connected()
+        ticket = notes.new_ticket()
         order = _Order.of(call, self._settings).model_dump_json()
         with _named_errors(ray, call), _placed(ray, call) as places:
             task = ray.remote(_run_on_worker)
             answers = [
-                task.options(**place).remote(order, board, ticket, rank, len(places))
+                task.options(**place).remote(order, notes.board, ticket, rank, len(places))
                 for rank, place in enumerate(places)
             ]
             try:
-                return self._wait(ray, board, ticket, answers, call, on_progress)
+                return self._wait(ray, notes, ticket, answers, call, on_progress)
             finally:
                 for answer in answers:
                     ray.cancel(answer, force=True)  # does nothing to one that is done
-                board.forget.remote(ticket)
+                notes.forget(ticket)
 
-    def _connected(self) -> tuple[Any, Any]:
-        """Return Ray and this process's board; connect where that is not done, or was undone by a lost cluster."""
+    def _connected(self) -> tuple[Any, "_Notes"]:
+        """Return Ray and the notes of this process; connect where that is not done, or was undone by a lost cluster."""
         import ray
 
         with self._guard:
-            if self._board is None or not ray.is_initialized():
+            if self._notes is None or not ray.is_initialized():
                 address = self._settings.ray_address
                 try:
                     ray.init(address, namespace="stillhouse", log_to_driver=False, ignore_reinit_error=True)
@@ -93,11 +96,18 @@ class RayPlacement:
                     raise ServiceUnavailableError(
                         f"no Ray cluster answers at {address} (STILLHOUSE_RAY_ADDRESS): {error}"
                     ) from error
-                self._board = ray.remote(_Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-            return ray, self._board
+                board = ray.remote(_Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+                self._notes = _Notes(ray, board)
+            return ray, self._notes
 
     def _wait(
-        self, ray: Any, board: Any, ticket: str, answers: list[Any], call: StageCall, on_progress: Callable[[Any], None]
+        self,
+        ray: Any,
+        notes: "_Notes",
+        ticket: str,
+        answers: list[Any],
+        call: StageCall,
+        on_progress: Callable[[Any], None],
     ) -> Message:
         """Wait until all have answered, or one has failed; pass progress on meanwhile."""
         patience = _Patience(call, self._settings.placement_timeout_s)
@@ -109,7 +119,7 @@ class RayPlacement:
                 late, _ = ray.wait(pending, num_returns=len(pending), timeout=_LAST_WORDS_S)
                 messages += [json.loads(ray.get(answer)) for answer in late]
                 messages.sort(key=_is_lost)
-            for note in ray.get(board.take.remote(ticket)):
+            for note in notes.take(ticket, at_once=bool(done)):
                 patience.note(note)
                 if "progress" in note:
                     on_progress(note["progress"])
@@ -121,6 +131,41 @@ class RayPlacement:
                 return answered
             require_run_goes_on(call.function)
             patience.check(lambda: ray.cluster_resources())
+
+
+class _Notes:
+    """What workers noted about the running stages of this process, fetched from its board for all of them together."""
+
+    def __init__(self, ray: Any, board: Any) -> None:
+        self.board = board
+        self._ray = ray
+        self._guard = threading.Lock()
+        self._by_ticket: dict[str, list[dict[str, Any]]] = {}
+        self._fetched = time.monotonic()
+
+    def new_ticket(self) -> str:
+        """Return the name under which a stage is noted from now on."""
+        ticket = uuid.uuid4().hex
+        with self._guard:
+            self._by_ticket[ticket] = []
+        return ticket
+
+    def take(self, ticket: str, *, at_once: bool) -> list[dict[str, Any]]:
+        """Hand the notes of a stage over; those of the last second may be missing, unless they are wanted at once."""
+        with self._guard:
+            if at_once or time.monotonic() - self._fetched >= _LOOK_S:
+                for noted, notes in self._ray.get(self.board.take.remote()).items():
+                    if noted in self._by_ticket:  # else they came too late
+                        self._by_ticket[noted] += notes
+                self._fetched = time.monotonic()
+            taken, self._by_ticket[ticket] = self._by_ticket[ticket], []
+            return taken
+
+    def forget(self, ticket: str) -> None:
+        """Drop what comes too late."""
+        with self._guard:
+            self._by_ticket.pop(ticket, None)
+        self.board.forget.remote(ticket)
 
 
 def _is_lost(message: Message) -> bool:
@@ -320,9 +365,10 @@ class _Board:
         """Keep a note."""
         self._notes[ticket].append(note)
 
-    def take(self, ticket: str) -> list[dict[str, Any]]:
-        """Hand the notes of a stage over."""
-        return self._notes.pop(ticket, [])
+    def take(self) -> dict[str, list[dict[str, Any]]]:
+        """Hand all notes over, by stage."""
+        taken, self._notes = dict(self._notes), defaultdict(list)
+        return taken
 
     def forget(self, ticket: str) -> None:
         """Drop what came too late."""
@@ -352,7 +398,8 @@ def _run_on_worker(order: str, board: Any, ticket: str, rank: int, size: int) ->
     try:
         wanted.require_same()
         environment = {} if size == 1 else crew_environment(rank, size, *_meeting(board, ticket, rank))
-        message = StageProcess(wanted.call, environment).run(note)
+        warm = _warm_processes() if size == 1 and wanted.call.target is None else None
+        message = StageProcess(wanted.call, environment, warm).run(note)
     except StillhouseError as error:
         message = {"error": {"class": type(error).__name__, "message": str(error), "traceback": ""}}
     finally:
@@ -360,6 +407,15 @@ def _run_on_worker(order: str, board: Any, ticket: str, rank: int, size: int) ->
         pulse.join()
     ray.get(last)  # all progress is on the board before the answer is out
     return json.dumps(message)
+
+
+@cache
+def _warm_processes() -> WarmProcesses:
+    """Return where this worker's stage processes come from.
+
+    Only the frame of a stage is imported ahead: a node has many workers, and each keeps a fork server.
+    """
+    return WarmProcesses(_IMPORTED_AHEAD)
 
 
 def _meeting(board: Any, ticket: str, rank: int) -> tuple[str, int]:

@@ -211,8 +211,16 @@ class _Server:
 
 
 def _seen_by_libraries(environment: Mapping[str, str]) -> dict[str, str]:
-    """Leave out names that begin with an underscore: programs tell their own children by them, as MLflow does."""
-    return {name: value for name, value in environment.items() if not name.startswith("_")}
+    """Leave out what no library reads when it is loaded.
+
+    These are names that begin with an underscore, by which programs such as MLflow tell their own children, and the
+    GPUs, at which CUDA looks when it is first used: a fork server never uses it, and Ray changes them by the stage.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith("_") and name != "CUDA_VISIBLE_DEVICES"
+    }
 
 
 def _end_all(servers: dict[str, _Server], replaced: list[_Server]) -> None:

@@ -4,11 +4,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tasks.adapters.ray_placement import options_of, target_resource
+from tasks.adapters import ray_placement
+from tasks.adapters.ray_placement import _Notes, options_of, target_resource
 from tasks.contracts.resources import Resources
 from tasks.runtime.isolation import StageCall
 
@@ -36,6 +38,64 @@ def test_a_call_that_measures_takes_a_node_that_has_no_cpus_to_give() -> None:
     assert options["num_cpus"] == 0
     assert options["resources"] == {target_resource("phone"): 1.0}
     assert options["memory"] is None, "0 GiB means any, which Ray does not take for an amount"
+
+
+class Board:
+    """What an actor looks like from its flow; `asked` counts the calls."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[dict[str, Any]]] = {}
+        self.asked = 0
+        self.forgotten: list[str] = []
+        self.take = SimpleNamespace(remote=self._take)
+        self.forget = SimpleNamespace(remote=self.forgotten.append)
+
+    def _take(self) -> dict[str, list[dict[str, Any]]]:
+        self.asked += 1
+        taken, self.kept = self.kept, {}
+        return taken
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board()
+
+
+@pytest.fixture
+def notes(board: Board, monkeypatch: pytest.MonkeyPatch) -> _Notes:
+    """Notes of a flow whose clock stands still."""
+    monkeypatch.setattr(ray_placement, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    return _Notes(SimpleNamespace(get=lambda answer: answer), board)
+
+
+def test_notes_are_fetched_once_a_second_for_all_stages_of_a_flow(
+    notes: _Notes, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tickets = [notes.new_ticket() for _ in range(3)]
+    board.kept = {tickets[0]: [{"host": "a"}], tickets[2]: [{"host": "b"}, {"host": "b"}]}
+    assert [notes.take(ticket, at_once=False) for ticket in tickets] == [[], [], []]
+    assert board.asked == 0, "a second has not passed"
+    monkeypatch.setattr(ray_placement, "time", SimpleNamespace(monotonic=lambda: 1.0))
+    taken = [notes.take(ticket, at_once=False) for ticket in tickets]
+    assert taken == [[{"host": "a"}], [], [{"host": "b"}, {"host": "b"}]]
+    assert board.asked == 1
+    assert notes.take(tickets[0], at_once=False) == [], "they are handed over once"
+
+
+def test_notes_are_fetched_at_once_for_a_stage_that_is_done(notes: _Notes, board: Board) -> None:
+    done, running = notes.new_ticket(), notes.new_ticket()
+    board.kept = {done: [{"progress": 1}], running: [{"progress": 2}]}
+    assert notes.take(done, at_once=True) == [{"progress": 1}]
+    assert notes.take(running, at_once=False) == [{"progress": 2}], "what came with it is not lost"
+
+
+def test_notes_of_a_stage_that_is_forgotten_are_kept_nowhere(notes: _Notes, board: Board) -> None:
+    gone, running = notes.new_ticket(), notes.new_ticket()
+    notes.forget(gone)
+    board.kept = {gone: [{"progress": 1}], running: [{"progress": 2}]}
+    assert notes.take(running, at_once=True) == [{"progress": 2}]
+    assert board.forgotten == [gone]
+    assert set(notes._by_ticket) == {running}
 
 
 @pytest.fixture(scope="module")
