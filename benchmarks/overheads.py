@@ -25,7 +25,8 @@ from benchmarks.result import RATIO, Figure, Findings, figure
 from tasks.runtime.settings import current_settings
 
 _PLAN = Path("plans/digits.yaml")
-_TURNS = 2
+_TURNS = 1
+"""Of cold runs, a quarter of an hour each."""
 _CACHED_TURNS = 10
 _STARTS = 20
 _OWN, _KEPT, _POOL, _SINGLE = "own server", "kept server", "pool", "one process"
