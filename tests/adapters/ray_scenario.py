@@ -64,7 +64,7 @@ def sum_up() -> dict[str, float]:
 
 def linger(pid_file: str) -> None:
     part = Path(f"{pid_file}.part")
-    part.write_text(f"{os.getpid()} {os.getppid()}")
+    part.write_text(f"{os.getpid()} {_ray_worker()}")
     part.replace(pid_file)
     time.sleep(600)
 
@@ -75,7 +75,19 @@ def fail() -> None:
 
 def _raylet() -> str:
     """Return the process id of this node's raylet, the parent of the worker that started this process."""
-    status = Path(f"/proc/{os.getppid()}/status").read_text()
+    return _parent(_ray_worker())
+
+
+def _ray_worker() -> str:
+    """Return the process id of the worker; a fork server may lie between."""
+    process = str(os.getppid())
+    while not Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"ray::"):
+        process = _parent(process)
+    return process
+
+
+def _parent(process: str) -> str:
+    status = Path(f"/proc/{process}/status").read_text()
     return next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:"))
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGQUIT
 from typing import Any
 
+from tests.hosts.network import Host, parent_of
 from tests.hosts.plans import FAULT_PLAN, outcome, stages
 from tests.hosts.services import SCRATCH
 from tests.hosts.site import Run, Site
 
 OUTAGE_S = 60.0
 _AHEAD_S = 300
-_STAGE = "tasks.runtime.isolation"
+_FRESH, _FORK_SERVER = "-m tasks.runtime.isolation", "-m tasks.runtime.fork_server"
 WORKERS = ("worker-1", "worker-2")
 
 
@@ -109,11 +110,17 @@ def _computed_twice(site: Site) -> tuple[str, ...]:
 
 
 def _training_host(site: Site) -> str:
-    return next(name for name in WORKERS if site.network[name].processes(_STAGE))
+    return next(name for name in WORKERS if _stage_processes(site.network[name]))
+
+
+def _stage_processes(host: Host) -> list[int]:
+    """Return the processes of stages: fresh interpreters, and what a fork server forked, which looks as it does."""
+    servers = host.processes(_FORK_SERVER)
+    return sorted([*host.processes(_FRESH), *(one for one in servers if parent_of(one) in servers)])
 
 
 def _kill_stage(site: Site, runs: list[Run]) -> None:
-    process = site.network[_training_host(site)].processes(_STAGE)[-1]
+    process = _stage_processes(site.network[_training_host(site)])[-1]
     _kill(process)
 
 

@@ -194,6 +194,15 @@ def _call(*command: str) -> None:
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
 
 
+def parent_of(process: int) -> int:
+    """Return the parent's id, seen from outside; 0 for a process that has ended."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return 0
+    return int(status.rpartition(")")[2].split()[1])
+
+
 def _command_line(place: Path) -> str:
     return (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
