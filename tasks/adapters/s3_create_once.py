@@ -44,17 +44,24 @@ class _Meeting:
 
 
 class _HeldBody:
-    """A body that waits before it is first read."""
+    """A body that waits before it is first read, and can be sent again where the server failed."""
 
     def __init__(self, data: bytes, wait: Callable[[], None]) -> None:
-        self._data, self._wait = data, wait
+        self._data = self._left = data
+        self._wait: Callable[[], None] | None = wait
 
     def read(self, _size: int = -1) -> bytes:
         """Return all that is left."""
-        if self._data:
+        if self._wait is not None:
             self._wait()
-        data, self._data = self._data, b""
+            self._wait = None
+        data, self._left = self._left, b""
         return data
+
+    def seek(self, offset: int) -> int:
+        """Go on from there, as botocore asks for before it sends a request again."""
+        self._left = self._data[offset:]
+        return offset
 
 
 def winners(options: S3Options, create: Callable[[Any, str], bool]) -> int:

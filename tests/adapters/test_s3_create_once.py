@@ -32,6 +32,19 @@ def test_wait_gives_up_on_writers_that_are_refused_before_they_are_asked_for_a_b
     assert request.body.read() == b"x"
 
 
+def test_a_body_can_be_sent_again_when_the_server_failed_and_waits_for_nobody_then():
+    waits = count(1)
+    request = type("Request", (), {"body": b"xyz"})()
+    meeting = _Meeting(1)
+    meeting.wait = lambda: next(waits)
+    meeting.hold(request)
+    assert request.body.read() == b"xyz"
+    assert request.body.seek(0) == 0
+    assert request.body.read() == b"xyz"
+    assert request.body.read() == b""
+    assert next(waits) == 2, "it waited once"
+
+
 def test_winners_counts_those_that_were_told_so_and_gives_all_one_key():
     keys = set()
 
