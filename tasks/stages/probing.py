@@ -51,7 +51,7 @@ def probe_forms(
             "resources.custom"
         )
     num_axes = len(data.input_shape)
-    first = open_forms(schedule, num_axes)
+    first = open_forms(schedule, num_axes, next(fitting_sizes(schedule)))
     if len(first) == 1 and "auto" not in (schedule.compile, schedule.micro_batch):
         return ProbedForms(device=device, chosen=first[0], costs={})
     # another measurement, or probe, on this host would be measured too
@@ -91,7 +91,7 @@ class _Probe:
             chosen = self._best(halved_forms(self.schedule, chosen)) or chosen
         return ProbedForms(
             device=device,
-            chosen=chosen or open_forms(self.schedule, num_axes)[0],
+            chosen=chosen or open_forms(self.schedule, num_axes, next(fitting_sizes(self.schedule)))[0],
             costs={form.label: cost for form, cost in self._costs.items()},
             refused={form.label: reason for form, reason in self._refused.items()},
         )

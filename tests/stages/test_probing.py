@@ -74,6 +74,9 @@ def test_probe_forms_times_nothing_when_there_is_one_form(
     found = probe_forms(RESNET, Schedule(channels_last="auto"), rows, 0, 0.0, current_device(0.0))
 
     assert (found.chosen, found.costs) == (TrainingForm(), {})
+    stated = Schedule(channels_last="auto", compile=True, micro_batch=16)
+    kept = probe_forms(RESNET, stated, rows, 0, 0.0, current_device(0.0)).chosen
+    assert kept == TrainingForm(compile=True, micro_batch=16), "what is stated is kept"
 
 
 def test_probe_forms_asks_one_question_after_the_other(
