@@ -417,9 +417,10 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(start, site, models)
     address = urlsplit(gateway.server.url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(f"POST {gateway.path} HTTP/1.1\r\nHost: g\r\nContent-Length: 99999999999\r\n\r\n".encode())
-        reply = connection.recv(65536)  # not a byte of the body was sent
-    assert reply.startswith(b"HTTP/1.1 413")
-    assert b'{"error":"the body is longer than 10000 bytes"}' in reply
+        reply = http.client.HTTPResponse(connection)
+        reply.begin()  # not a byte of the body was sent
+        assert reply.status == 413
+        assert reply.read() == b'{"error":"the body is longer than 10000 bytes"}'
     assert gateway.http.post(gateway.path, content=b"x" * 2_000_000).status_code == 413
     assert gateway.infer(X[:1]).status_code == 200
 
@@ -456,7 +457,9 @@ def test_a_body_that_never_ends_is_refused_after_its_time(start, site, models):
     address = urlsplit(gateway.server.url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(f"POST {gateway.path} HTTP/1.1\r\nHost: g\r\nContent-Length: 100\r\n\r\n{{".encode())
-        assert connection.recv(65536).startswith(b"HTTP/1.1 408")
+        reply = http.client.HTTPResponse(connection)
+        reply.begin()
+        assert reply.status == 408
 
 
 def test_a_caller_that_leaves_in_the_middle_disturbs_nobody(gateway, site):

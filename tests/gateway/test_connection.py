@@ -1,4 +1,5 @@
 import contextlib
+import http.client
 import socket
 import threading
 from urllib.parse import urlsplit
@@ -24,6 +25,14 @@ def everything(connection):
     except ConnectionResetError:
         pass
     return received
+
+
+def next_status(connection):
+    """Take one whole reply off a connection that stays open, in however many pieces it comes, and return its status."""
+    reply = http.client.HTTPResponse(connection)
+    reply.begin()
+    reply.read()
+    return reply.status
 
 
 @pytest.fixture
@@ -73,7 +82,7 @@ def test_the_second_request_of_a_connection_has_its_time_too(gateway):
             connection.sendall(whole[:10])
             threading.Event().wait(0.15)
             connection.sendall(whole[10:])
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            assert next_status(connection) == 200
         connection.sendall(whole[:10])
         assert everything(connection).startswith(b"HTTP/1.1 408")
 
@@ -128,7 +137,7 @@ def test_a_refusal_of_a_whole_request_keeps_the_connection(gateway):
     with connect(running) as connection:
         for _ in range(3):
             connection.sendall(b"POST /v2/models/unknown/infer HTTP/1.1\r\nHost: g\r\nContent-Length: 2\r\n\r\n{}")
-            assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+            assert next_status(connection) == 404
 
 
 def test_one_connection_too_many_is_told_when_to_come_back(gateway):
@@ -226,10 +235,10 @@ def test_a_connection_lives_on_when_the_rest_of_a_refused_body_comes_late(gatewa
     with connect(running) as connection:
         for _ in range(3):
             connection.sendall(UNKNOWN % 1000)
-            assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+            assert next_status(connection) == 404
             connection.sendall(b"a" * 400)
             connection.sendall(b"a" * 600 + LIVE)
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            assert next_status(connection) == 200
 
 
 def test_a_connection_is_closed_when_the_rest_of_a_refused_body_never_comes(gateway):
@@ -246,7 +255,7 @@ def test_a_connection_is_cut_when_the_rest_of_a_refused_body_is_long(gateway):
     sent = 0
     with connect(running) as connection:
         connection.sendall(UNKNOWN % (256 * 2**20))
-        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+        assert next_status(connection) == 404
         with contextlib.suppress(OSError):
             for _ in range(2_500):
                 connection.sendall(b"a" * 100_000)
