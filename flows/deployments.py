@@ -1,6 +1,6 @@
 """Entry points of deployments, whose parameters are plain values from `prefect.yaml`.
 
-At most one run at a time makes the next version of a model: of these two flows, and of `retrain_model`.
+At most one run at a time makes the next version of a model: of these flows, and of `retrain_model`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.compression import compress_model
-from flows.plan import CompressionPlan, load_plan
+from flows.plan import CompressionPlan, load_plan, parse_plan
+from flows.search import found_plan, search_plan
 from tasks.runtime.services import connect
 from tasks.stages.budget import spend
 from tasks.stages.single_flight import single_flight
@@ -58,6 +59,31 @@ def recompress_plan(plan: str, reason: str, max_per_week: int = 2) -> str | None
     with single_flight(connect(), loaded.registered_name):
         spend(connect().documents, f"recompress/{name}", str(flow_run.id), max_per_week, datetime.now(UTC))
         return compress_model(loaded).record.chosen
+
+
+@flow(name="search-and-compress", flow_run_name="{plan} search", persist_result=False)
+def search_and_compress(plan: str, overrides: Sequence[str] = ()) -> str | None:
+    """Search the plan in the file `plan`, then have the gate judge what was found, and register the best of it.
+
+    The search takes long and makes no version, so that retrainings go on meanwhile; only the judging waits for its turn
+    where another run makes the next version of the model.
+
+    Args:
+        plan: File of a plan with a `search`, relative to STILLHOUSE_PROJECT.
+        overrides: `key.path=value`, as `stillhouse search --set`.
+
+    Returns:
+        The name of the chosen candidate; None if no chain keeps the plan's limits, or none passed the gate.
+
+    Raises:
+        PlanError: the file is missing, not a valid plan, or has no `search`.
+    """
+    loaded = _load(plan, overrides)
+    found = found_plan(loaded.model_dump(mode="json"), search_plan(loaded))
+    if found is None:
+        return None
+    with single_flight(connect(), loaded.registered_name, wait=True):
+        return compress_model(parse_plan(found, f"{plan} as found")).record.chosen
 
 
 def _load(plan: str, overrides: Sequence[str] = ()) -> CompressionPlan:

@@ -8,7 +8,7 @@ from prefect.futures import PrefectFuture
 
 from flows.candidates import Baseline, Candidate
 from flows.outcome import Judged, primary_metric, validation_point
-from flows.plan import CompressionPlan, Preference
+from flows.plan import CompressionPlan
 from tasks.contracts.data import DatasetRef
 from tasks.contracts.evaluation import (
     METRIC_DIRECTIONS,
@@ -22,6 +22,7 @@ from tasks.contracts.evaluation import (
 from tasks.contracts.model import StageResult
 from tasks.contracts.verdict import Verdict
 from tasks.decisions.pareto import Objective, choose, pareto_front
+from tasks.decisions.search import Preference
 from tasks.evaluate import evaluate
 from tasks.gate import gate
 from tasks.look import look

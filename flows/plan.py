@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from flows.places import put
 from flows.plan_errors import explain
 from tasks.contracts.data import LabelledSplitName, Task
 from tasks.contracts.errors import PlanError
@@ -18,11 +20,11 @@ from tasks.decisions.early_stop import EarlyStop
 from tasks.decisions.gate_policy import Constraints, GatePolicy, why_quality_is_unguarded
 from tasks.decisions.retraining import RetrainingPolicy
 from tasks.decisions.rollout import RolloutPolicy
+from tasks.decisions.search import Preference
+from tasks.decisions.search_policy import SearchPolicy
 from tasks.techniques import Technique
 from tasks.techniques.baseline import Baseline, LoadBaseline
 from tasks.techniques.technique import Invariant
-
-Preference = Literal["smallest", "fastest", "most_accurate"]
 
 
 class Replay(Value):
@@ -71,6 +73,9 @@ class CompressionPlan(Value):
     choose: Preference = Field(default="smallest", description="Which of the candidates that pass is registered.")
     rollout: Rollout = Rollout()
     retraining: RetrainingPolicy = RetrainingPolicy()
+    search: SearchPolicy | None = Field(
+        default=None, description="What `stillhouse search` varies in the candidates; a run takes them as they are."
+    )
 
     @property
     def seed_of_candidates(self) -> int:
@@ -115,6 +120,32 @@ class CompressionPlan(Value):
         for name, chain in self.candidates.items():
             check_chain(name, chain)
         return self
+
+    @model_validator(mode="after")
+    def _search_stays_within_plans(self) -> CompressionPlan:
+        for name, dimensions in self.search.space.items() if self.search else ():
+            if name not in self.candidates:
+                raise ValueError(
+                    f"search.space names no candidate {name!r}; those of the plan are {', '.join(self.candidates)}"
+                )
+            for place, dimension in dimensions.items():
+                for value in dimension.limits():
+                    try:
+                        self.varied(name, {place: value})
+                    except PlanError as error:
+                        raise ValueError(f"search.space.{name}.{place} takes {value!r}: {error}") from error
+        return self
+
+    def varied(self, candidate: Slug, values: Mapping[str, Any]) -> tuple[Technique, ...]:
+        """Return a candidate's chain with other values at some of its places, such as `{"0.temperature": 6}`.
+
+        Raises:
+            PlanError: a place is none, or the chain would not be valid.
+        """
+        document = self.model_dump(mode="json", exclude={"search"})
+        for place, value in values.items():
+            put(document, f"candidates.{candidate}.{place}", value, f"{candidate} with {place} = {value!r}")
+        return parse_plan(document, f"{self.name} with {dict(values)}").candidates[candidate]
 
 
 def check_chain(name: str, chain: tuple[Technique, ...]) -> None:
@@ -213,33 +244,7 @@ def plan_schema() -> dict[str, Any]:
 
 
 def _apply_override(document: dict[str, Any], override: str) -> None:
-    path, separator, text = override.partition("=")
-    if not separator or not path:
+    place, separator, text = override.partition("=")
+    if not separator or not place:
         raise PlanError(f"--set {override!r} is not of the form key.path=value, for example --set seed=1")
-    *parents, last = path.split(".")
-    place: Any = document
-    for part in parents:
-        place = _descend(place, part, override)
-    value = yaml.safe_load(text)
-    if isinstance(place, list):
-        place[_index(place, last, override)] = value
-    elif isinstance(place, dict):
-        place[last] = value
-    else:
-        raise PlanError(f"--set {override!r}: there is nothing below {parents[-1]!r}; the value there is {place!r}")
-
-
-def _descend(place: Any, part: str, override: str) -> Any:
-    if isinstance(place, list):
-        return place[_index(place, part, override)]
-    if isinstance(place, dict):
-        if part not in place:
-            place[part] = {}
-        return place[part]
-    raise PlanError(f"--set {override!r}: there is nothing below {part!r}; the value there is {place!r}")
-
-
-def _index(place: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(place):
-        raise PlanError(f"--set {override!r}: {part!r} is not a position of a list of {len(place)} (they start at 0)")
-    return int(part)
+    put(document, place, yaml.safe_load(text), f"--set {override!r}")

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from flows.plan import CompressionPlan, parse_plan
+from flows.plan_text import Reasoned, plan_text
 from tasks.contracts.errors import PlanError
 from tasks.contracts.model import Architecture
 from tasks.decisions.gate_policy import Constraints
@@ -44,15 +43,6 @@ CountParameters = Callable[[Architecture], int]
 
 
 @dataclass(frozen=True)
-class Suggestion:
-    """A candidate and the reason for it."""
-
-    name: str
-    chain: Chain
-    why: str
-
-
-@dataclass(frozen=True)
 class Request:
     """What is asked for: of which baseline, and how small."""
 
@@ -78,13 +68,14 @@ def suggest_plan(document: dict[str, Any], origin: str) -> str:
     """Fetch the data, build the baseline untrained, and return the plan as YAML with candidates for its constraints.
 
     Args:
-        document: a plan as parsed; its candidates, if it has any, are replaced.
+        document: a plan as parsed; its candidates, if it has any, are replaced, and its search is left out.
         origin: names the plan in errors.
 
     Raises:
         PlanError: the plan is not valid, its baseline is not trained by it, or no chain gets as small as it asks.
         DataError: the data are missing or break an expectation.
     """
+    document = {key: value for key, value in document.items() if key != "search"}  # of candidates that are replaced
     plan = parse_plan(document | {"candidates": {"placeholder": [{"kind": "quantize_static"}]}}, origin)
     if not isinstance(plan.baseline, TrainBaseline):
         raise PlanError(f"plan {origin} loads its baseline; suggest needs baseline.train, to know its architecture")
@@ -117,7 +108,7 @@ def request_of(train: TrainSpec, constraints: Constraints, num_parameters: int) 
     return Request(train, num_parameters, min(given) if given else None, constraints.max_latency_ratio)
 
 
-def suggest(request: Request, count_parameters: CountParameters) -> list[Suggestion]:
+def suggest(request: Request, count_parameters: CountParameters) -> list[Reasoned]:
     """Return the chains to try, the gentlest first; each reaches the size that is asked for, by prediction.
 
     Raises:
@@ -136,11 +127,11 @@ def suggest(request: Request, count_parameters: CountParameters) -> list[Suggest
     return suggestions
 
 
-def _int8(request: Request) -> Suggestion | None:
+def _int8(request: Request) -> Reasoned | None:
     size = request.num_parameters * _INT8_BYTES + GRAPH_BYTES
     if size > request.max_bytes:
         return None
-    return Suggestion(
+    return Reasoned(
         "int8",
         [{"kind": "quantize_static"}],
         f"int8 alone: about {request.size_bytes / size:.1f} times smaller at once, no training, 1.5 to 2 times faster "
@@ -148,7 +139,7 @@ def _int8(request: Request) -> Suggestion | None:
     )
 
 
-def _pruned(request: Request) -> Suggestion | None:
+def _pruned(request: Request) -> Reasoned | None:
     """Halving the channels quarters the weights: a share p of them leaves (1 - p)^2 of the weights."""
     weights = (request.max_bytes - GRAPH_BYTES) / (request.num_parameters * _INT8_BYTES)
     ratio = max(0.3, 1 - math.sqrt(weights) if 0 < weights < 1 else 0.3)
@@ -164,10 +155,10 @@ def _pruned(request: Request) -> Suggestion | None:
         f"{ratio:.0%} of the channels go in {rounds} rounds of 10 to 20 %, each followed by training at half the "
         f"learning rate: about {(1 - ratio) ** 2:.0%} of the weights and of the multiply-adds stay, then int8"
     )
-    return Suggestion("pruned-int8", chain, why)
+    return Reasoned("pruned-int8", chain, why)
 
 
-def _student(request: Request, count_parameters: CountParameters, bits: int) -> Suggestion | None:
+def _student(request: Request, count_parameters: CountParameters, bits: int) -> Reasoned | None:
     """The widest student of the baseline's own kind that fits; below the narrowest that is tried there is none."""
     bytes_each = _INT8_BYTES if bits == 8 else _INT4_BYTES
     for share in _SHARES:
@@ -181,7 +172,7 @@ def _student(request: Request, count_parameters: CountParameters, bits: int) -> 
     return None
 
 
-def _taught(request: Request, student: Architecture, num_parameters: int, bits: int) -> Suggestion:
+def _taught(request: Request, student: Architecture, num_parameters: int, bits: int) -> Reasoned:
     schedule = request.train.schedule
     longer = schedule.model_dump(mode="json", exclude_defaults=True) | {"epochs": 2 * schedule.epochs}
     distill = {
@@ -206,7 +197,7 @@ def _taught(request: Request, student: Architecture, num_parameters: int, bits: 
         why += ", which allow_slower accepts" if request.latency_ratio is None else ", which fails the stage"
     if num_parameters < 0.1 * request.num_parameters:
         why += "; below 10 % of the teacher accuracy often suffers: try distill_features too"
-    return Suggestion(f"student-int{bits}", [distill, last], why)
+    return Reasoned(f"student-int{bits}", [distill, last], why)
 
 
 def scaled(model: Architecture, share: float) -> Architecture | None:
@@ -230,28 +221,16 @@ def _narrowest(model: Architecture) -> int:
     return min(width) if isinstance(width, list | tuple) else int(width)
 
 
-def written(document: dict[str, Any], suggestions: list[Suggestion]) -> str:
+def written(document: dict[str, Any], suggestions: list[Reasoned]) -> str:
     """Return the plan as YAML: what was given, then the candidates with the reasons as comments."""
-    rest = {key: value for key, value in document.items() if key != "candidates"}
-    lines = [_dumped(rest), "candidates:"]
-    for one in suggestions:
-        lines += [f"  # {one.why}", _indented(_dumped({one.name: one.chain}))]
-    lines += [
-        "  # Not suggested: prune_weights, prune_two_four. Zeros in a dense file take as many bytes as other weights;",
-        "  # dense kernels multiply them like others: they pay only where the file is stored compressed.",
-    ]
-    return "\n".join(lines) + "\n"
+    closing = (
+        "Not suggested: prune_weights, prune_two_four. Zeros in a dense file take as many bytes as other weights;",
+        "dense kernels multiply them like others: they pay only where the file is stored compressed.",
+    )
+    return plan_text(document, suggestions, closing)
 
 
 def _fine_tuning(train: TrainSpec) -> dict[str, Any]:
     schedule = train.schedule
     given = schedule.model_dump(mode="json", exclude_defaults=True)
     return given | {"epochs": max(1, schedule.epochs // 4), "learning_rate": schedule.learning_rate / 2}
-
-
-def _dumped(value: dict[str, Any]) -> str:
-    return yaml.safe_dump(value, sort_keys=False, width=110, default_flow_style=None).rstrip()
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())

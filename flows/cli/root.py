@@ -19,6 +19,7 @@ from flows.cli.replay import replay
 from flows.cli.report import report
 from flows.cli.retrain import retrain
 from flows.cli.run import run
+from flows.cli.search import search
 from flows.cli.serve import serve
 from flows.cli.techniques import techniques
 from flows.cli.up import up
@@ -42,6 +43,7 @@ app = typer.Typer(
     "2 bad input, 3 infrastructure.",
 )
 app.command()(run)
+app.command()(search)
 app.add_typer(plan.app, name="plan", help="Validate, show and suggest plans.")
 app.add_typer(data.app, name="data", help="Data sets and their versions.")
 data.app.command()(publish)

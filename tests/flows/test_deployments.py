@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from flows import deployments
-from flows.deployments import compress_plan, recompress_plan
+from flows.deployments import compress_plan, recompress_plan, search_and_compress
 from flows.plan import load_plan
 from tasks.contracts.errors import ModelBusyError, UserError
+from tasks.contracts.search import Trial
 from tasks.runtime.services import connect
 from tasks.stages.single_flight import single_flight
 
@@ -43,6 +44,37 @@ def test_recompress_plan_is_refused_while_another_run_of_the_model_is_at_work_an
         recompress_plan.fn(PLAN, "slow", max_per_week=1)
     assert recompress_plan.fn(PLAN, "slow", max_per_week=1) == "student"
     assert len(compressed) == 1
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """The plans that were searched, while others may begin; the finalists are what the test puts into the list."""
+    plans, finalists = [], []
+
+    def search(plan):
+        with single_flight(connect(), plan.registered_name):
+            plans.append(plan)
+        return SimpleNamespace(finalists=tuple(one.number for one in finalists), chosen=finalists)
+
+    monkeypatch.setattr(deployments, "search_plan", search)
+    return plans, finalists
+
+
+def test_search_and_compress_has_the_gate_judge_what_was_found_and_holds_others_up_only_then(compressed, searched):
+    plans, finalists = searched
+    finalists.append(Trial(number=5, candidate="pruned-int8", values={"0.ratio": 0.45}))
+    assert search_and_compress.fn(PLAN, ["search.trials=6"]) == "student"
+    assert plans[0].search.trials == 6
+    (judged,) = compressed
+    assert list(judged.candidates) == ["pruned-int8-5"]
+    assert judged.candidates["pruned-int8-5"][0].ratio == 0.45
+    assert judged.registered_name == "digits"
+
+
+def test_search_and_compress_judges_nothing_where_nothing_was_found(compressed, searched):
+    assert search_and_compress.fn(PLAN) is None
+    assert len(searched[0]) == 1
+    assert compressed == []
 
 
 def test_recompress_plan_counts_its_runs(compressed):

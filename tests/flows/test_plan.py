@@ -54,6 +54,26 @@ def test_load_plan_accepts_every_shipped_plan(path: Path) -> None:
         ({"rollout": {"steps": [50, 5]}}, "must rise"),
         ({"gate": {"alpha": 2}}, "gate.alpha"),
         ({"name": "Not A Slug"}, "name"),
+        (
+            {"search": {"space": {"two": {"0.temperature": {"low": 3, "high": 20}}}}},
+            "search.space names no candidate 'two'; those of the plan are one",
+        ),
+        (
+            {"search": {"space": {"one": {"0.temprature": {"low": 3, "high": 20}}}}},
+            "candidates.one.0.temprature: unknown key; did you mean 'temperature'",
+        ),
+        (
+            {"search": {"space": {"one": {"0.label_weight": {"low": 0, "high": 3}}}}},
+            "search.space.one.0.label_weight takes 3:",
+        ),
+        (
+            {"search": {"space": {"one": {"1.ratio": {"low": 0.1, "high": 0.3}}}}},
+            "'1' is not a position of a list of 1",
+        ),
+        (
+            {"search": {"space": {"one": {"0.temperature": {"low": 3, "hihg": 20}}}}},
+            "search.space.one.0.temperature.hihg: unknown key; did you mean 'high'",
+        ),
     ],
 )
 def test_parse_plan_names_the_place_and_the_remedy_when_a_value_is_wrong(changes: dict[str, Any], message: str) -> None:
@@ -161,3 +181,10 @@ def test_plan_schema_describes_every_technique() -> None:
 def test_value_digest_of_a_plan_ignores_how_it_was_written() -> None:
     explicit = document(seed=0, target="cpu")
     assert parse_plan(explicit, "a").value_digest() == parse_plan(document(), "b").value_digest()
+
+
+def test_varied_gives_the_chain_with_other_values_and_leaves_the_plan_alone() -> None:
+    plan = parse_plan(document(), "here")
+    (varied,) = plan.varied("one", {"0.temperature": 9, "0.schedule.epochs": 3})
+    assert (varied.temperature, varied.schedule.epochs) == (9, 3)  # type: ignore[union-attr]
+    assert plan.candidates["one"][0].temperature == 4  # type: ignore[union-attr]

@@ -103,6 +103,11 @@ def test_written_is_a_valid_plan_that_says_why() -> None:
     assert "Not suggested: prune_weights" in text
 
 
+def test_suggest_plan_leaves_out_a_search_of_the_candidates_that_it_replaces() -> None:
+    search = {"space": {"gone": {"0.temperature": {"low": 3, "high": 20}}}}
+    assert "search" not in yaml.safe_load(suggest_plan(DOCUMENT | {"search": search}, "toy.yaml"))
+
+
 def test_suggest_plan_needs_the_baselines_architecture() -> None:
     with pytest.raises(PlanError, match=r"needs baseline\.train"):
         suggest_plan(DOCUMENT | {"baseline": {"load": "model.zip"}}, "toy.yaml")
