@@ -28,7 +28,8 @@ from tasks.contracts.route import ModelSignature, Route
 from tasks.contracts.value import Digest
 from tasks.contracts.verdict import Check, GateReport, Verdict
 from tasks.decisions.rollout import RolloutPolicy
-from tasks.runtime.services import RegisteredVersion, connect
+from tasks.runtime.bookkeeping import RegisteredVersion
+from tasks.runtime.services import connect
 from tasks.stages.promoting import bootstrap
 from tasks.stages.rolling import (
     advance,

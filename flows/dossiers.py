@@ -5,7 +5,8 @@ from pydantic import ValidationError
 from tasks.contracts.errors import InfrastructureError, UserError
 from tasks.contracts.run import RunDossier
 from tasks.runtime.documents import record_document
-from tasks.runtime.services import Document, connect
+from tasks.runtime.services import connect
+from tasks.runtime.stores import Document
 
 _PREFIX = "runs/"
 

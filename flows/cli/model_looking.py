@@ -6,7 +6,8 @@ from flows.cli.model_arguments import AsJson, ModelName, Reference
 
 if TYPE_CHECKING:
     from flows.cli.model_reference import NamedModel
-    from tasks.runtime.services import RegisteredVersion, Services
+    from tasks.runtime.bookkeeping import RegisteredVersion
+    from tasks.runtime.services import Services
 
 
 def list_models(as_json: AsJson = False) -> None:

@@ -9,7 +9,8 @@ from tasks.contracts.registration import CHAMPION_ALIAS, DIGEST_TAG
 from tasks.contracts.value import Digest
 
 if TYPE_CHECKING:
-    from tasks.runtime.services import RegisteredVersion, Registry, Services
+    from tasks.runtime.bookkeeping import RegisteredVersion, Registry
+    from tasks.runtime.services import Services
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _REGISTERED = re.compile(r"(?P<name>[a-z0-9][a-z0-9-]{0,62})(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))?")

@@ -20,7 +20,7 @@ from tasks.contracts.value import Value
 from tasks.datasets.revision import folder_revision, tracked_files
 
 if TYPE_CHECKING:
-    from tasks.runtime.services import Locks
+    from tasks.runtime.locking import Locks
     from tasks.runtime.settings import Settings
 
 

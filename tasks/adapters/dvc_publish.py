@@ -15,7 +15,7 @@ from tasks.adapters.dvc_restore import Transfer
 from tasks.contracts.errors import InfrastructureError
 
 if TYPE_CHECKING:
-    from tasks.runtime.services import Locks
+    from tasks.runtime.locking import Locks
     from tasks.runtime.settings import Settings
 
 

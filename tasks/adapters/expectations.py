@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from great_expectations.data_context.data_context.abstract_data_context import AbstractDataContext
     from great_expectations.expectations.expectation import Expectation
 
-    from tasks.runtime.services import Locks
+    from tasks.runtime.locking import Locks
     from tasks.runtime.settings import Settings
 
 _DATASOURCE = "stillhouse"

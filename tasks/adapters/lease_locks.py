@@ -60,7 +60,7 @@ class Leases(Protocol):
 
 
 class Lease:
-    """See `tasks.runtime.services.Lock`. A thread renews it at a third of its length until it is given back."""
+    """See `tasks.runtime.locking.Lock`. A thread renews it at a third of its length until it is given back."""
 
     def __init__(self, rows: Leases, name: str, token: str, length_s: float, on_end: "Callable[[Lease], None]") -> None:
         self.name = name
@@ -121,7 +121,7 @@ class Lease:
 
 
 class LeaseLocks:
-    """See `tasks.runtime.services.Locks`."""
+    """See `tasks.runtime.locking.Locks`."""
 
     def __init__(self, rows: Leases, length_s: float = LEASE_S) -> None:
         """Prepare to lock.

@@ -22,7 +22,7 @@ Fence = Callable[[Connection], None]
 
 
 class SqlLedger:
-    """See `tasks.runtime.services.Ledger`. Rows are inserted and read, never changed."""
+    """See `tasks.runtime.bookkeeping.Ledger`. Rows are inserted and read, never changed."""
 
     def __init__(self, url: str, fence: Fence | None = None) -> None:
         """Connect to `url` (a SQLAlchemy URL) and create the tables if there are none.

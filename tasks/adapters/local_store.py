@@ -29,7 +29,7 @@ from tasks.contracts.errors import (
     InfrastructureError,
 )
 from tasks.contracts.value import Digest, sha256_hex
-from tasks.runtime.services import Document, StoredFile
+from tasks.runtime.stores import Document, StoredFile
 
 _VERSION_FILE = re.compile(r"^(\d{8})\.json$")
 

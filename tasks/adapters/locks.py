@@ -14,7 +14,7 @@ _POLL_S = 0.05
 
 
 class FileLock:
-    """See `tasks.runtime.services.Lock`. It cannot be lost while its holder lives."""
+    """See `tasks.runtime.locking.Lock`. It cannot be lost while its holder lives."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -33,7 +33,7 @@ class FileLock:
 
 
 class FileLocks:
-    """See `tasks.runtime.services.Locks`. A lock per name, each a file in one folder."""
+    """See `tasks.runtime.locking.Locks`. A lock per name, each a file in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

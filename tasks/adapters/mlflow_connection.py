@@ -23,7 +23,7 @@ from tasks.runtime.settings import Settings
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from tasks.runtime.services import Locks
+    from tasks.runtime.locking import Locks
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -21,7 +21,7 @@ from tasks.contracts.errors import ModelError
 from tasks.contracts.registration import DIGEST_TAG
 from tasks.contracts.value import Digest, sha256_hex
 from tasks.evaluation.runtime_session import make_session, run_outputs
-from tasks.runtime.services import RegisteredVersion
+from tasks.runtime.bookkeeping import RegisteredVersion
 from tasks.runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
-    from tasks.runtime.services import Locks
+    from tasks.runtime.locking import Locks
 
 _MODEL_FILE = "model.onnx"
 _MAX_TAG_LENGTH = 100_000
@@ -38,7 +38,7 @@ _EXAMPLE_ROWS = 2
 
 
 class MlflowRegistry:
-    """See `tasks.runtime.services.Registry`."""
+    """See `tasks.runtime.bookkeeping.Registry`."""
 
     def __init__(self, settings: Settings, locks: "Locks | None" = None) -> None:
         self._mlflow = connection(settings, locks)

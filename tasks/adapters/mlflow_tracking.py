@@ -20,7 +20,7 @@ from tasks.runtime.settings import Settings
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
-    from tasks.runtime.services import Locks
+    from tasks.runtime.locking import Locks
 
 FLOW_RUN_TAG: Final = "stillhouse.flow_run_id"
 STAGE_KEY_TAG: Final = "stillhouse.stage_key"
@@ -32,7 +32,7 @@ _FINISHED = "FINISHED"
 
 
 class MlflowTracker:
-    """See `tasks.runtime.services.Tracker`."""
+    """See `tasks.runtime.bookkeeping.Tracker`."""
 
     def __init__(self, settings: Settings, locks: "Locks | None" = None) -> None:
         self._mlflow = connection(settings, locks)

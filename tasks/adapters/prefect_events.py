@@ -15,7 +15,7 @@ _TIMEOUT_S = 10.0
 
 
 class PrefectEvents:
-    """See `tasks.runtime.services.Events`.
+    """See `tasks.runtime.bookkeeping.Events`.
 
     By the API itself and not by `prefect.events.emit_event`, which queues in memory and tells nobody when the
     server is away. The server keeps one event per id, and its triggers skip an id seen in the last half hour.

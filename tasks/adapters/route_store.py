@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from tasks.contracts.errors import InfrastructureError, ModelError, ServiceUnavailableError
 from tasks.contracts.route import Route, RouteAcknowledgement
-from tasks.runtime.services import Acknowledgements, DocumentStore
+from tasks.runtime.stores import DocumentStore
+from tasks.runtime.traffic_files import Acknowledgements
 
 LIVE_FOR = timedelta(seconds=30)
 """A gateway renews its acknowledgement every ten seconds; one that missed three times is taken for gone."""

@@ -18,7 +18,7 @@ from tasks.contracts.artifact import (
 from tasks.contracts.compression import StoreCompression, original_form, stored_form
 from tasks.contracts.errors import ArtifactCorruptError, ArtifactMissingError, DocumentConflictError
 from tasks.contracts.value import Digest, sha256_hex
-from tasks.runtime.services import Document, StoredFile
+from tasks.runtime.stores import Document, StoredFile
 
 _VERSION = re.compile(r"^(?P<name>.+)/(?P<version>\d{8})\.json$")
 _DIGEST, _STORED = "sha256", "stored-sha256"

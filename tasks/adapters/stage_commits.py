@@ -15,11 +15,11 @@ from tasks.adapters.ledger_database import LedgerDatabase, Overtaken, patiently
 from tasks.adapters.ledger_schema import open_ledger
 from tasks.adapters.ledger_tables import STAGE_RECORDS
 from tasks.contracts.errors import LockLostError
-from tasks.runtime.services import stage_lock
+from tasks.runtime.locking import stage_lock
 
 
 class LeasedCommits:
-    """See `tasks.runtime.services.StageCommits`. An outage of the database is waited out: work of hours rests on it."""
+    """See `tasks.runtime.stores.StageCommits`. An outage of the database is waited out: work of hours rests on it."""
 
     def __init__(self, database: LedgerDatabase, locks: LeaseLocks) -> None:
         """Prepare to commit; nothing is opened yet.

@@ -22,7 +22,8 @@ from tasks.contracts.errors import ArtifactMissingError, LockTakenError
 from tasks.contracts.evaluation import Quality, Timing, TimingTable
 from tasks.contracts.model import ModelRef, StageResult
 from tasks.contracts.value import Value, sha256_hex
-from tasks.runtime.services import Lock, connect, stage_lock
+from tasks.runtime.locking import Lock, stage_lock
+from tasks.runtime.services import connect
 from tasks.runtime.source import engine_versions, source_digest
 
 Sources = Callable[[Mapping[str, Any]], list[str]]

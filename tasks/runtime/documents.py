@@ -1,7 +1,7 @@
 """Recording the newest state of something as a document, however many writers there are."""
 
 from tasks.contracts.errors import DocumentConflictError
-from tasks.runtime.services import Document, DocumentStore
+from tasks.runtime.stores import Document, DocumentStore
 
 
 def record_document(documents: DocumentStore, name: str, data: bytes) -> Document:

@@ -17,7 +17,7 @@ from tasks.contracts.errors import LockTakenError
 from tasks.runtime.isolation import require_run_goes_on
 
 if TYPE_CHECKING:
-    from tasks.runtime.services import Lock, Locks
+    from tasks.runtime.locking import Lock, Locks
 
 _LOOK_S = 0.5
 """How often a stage asks whether another run has given a GPU back."""

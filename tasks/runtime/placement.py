@@ -22,7 +22,7 @@ from tasks.runtime.isolation import Message, StageCall, StageProcess, make_call,
 from tasks.runtime.warm_processes import WarmProcesses
 
 if TYPE_CHECKING:
-    from tasks.runtime.services import Locks
+    from tasks.runtime.locking import Locks
 
 R = TypeVar("R")
 

@@ -21,7 +21,8 @@ from tasks.contracts.monitoring import (
 )
 from tasks.contracts.verdict import LedgerEntry
 from tasks.decisions.alarms import announcement_id
-from tasks.runtime.services import Events, Services
+from tasks.runtime.bookkeeping import Events
+from tasks.runtime.services import Services
 from tasks.stages.rollout_record import RolloutRecord, latest_record
 
 logger = logging.getLogger(__name__)

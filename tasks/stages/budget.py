@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from tasks.contracts.errors import DocumentConflictError, UserError
 from tasks.contracts.monitoring import Spending, Spent
-from tasks.runtime.services import DocumentStore
+from tasks.runtime.stores import DocumentStore
 
 _WEEK = timedelta(days=7)
 

@@ -17,7 +17,8 @@ from tasks.contracts.errors import ArtifactCorruptError, ArtifactMissingError, U
 from tasks.contracts.garbage import Amount, Collection, Condemned
 from tasks.contracts.registration import RUN_TAG
 from tasks.contracts.value import Digest, digests_in
-from tasks.runtime.services import Services, StoredFile
+from tasks.runtime.services import Services
+from tasks.runtime.stores import StoredFile
 
 GRACE = timedelta(days=1)
 """How young a file may be to be left alone, and how long a condemned artifact waits."""

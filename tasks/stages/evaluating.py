@@ -10,7 +10,8 @@ from tasks.contracts.model import ModelRef
 from tasks.evaluation.calibration import expected_calibration_error
 from tasks.evaluation.metrics import flip_rate, per_class_recall, task_metrics
 from tasks.evaluation.predictions import pack_outputs, predict, unpack_outputs
-from tasks.runtime.services import ArtifactStore, connect
+from tasks.runtime.services import connect
+from tasks.runtime.stores import ArtifactStore
 from tasks.stages.splits import load_split
 
 

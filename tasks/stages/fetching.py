@@ -17,8 +17,9 @@ from tasks.datasets.source import ShippedSource
 from tasks.datasets.splits import check_composition, composition, pack_split
 from tasks.datasets.tokenization import encode, special_tokens, vocabulary_size
 from tasks.runtime.documents import record_document
-from tasks.runtime.services import ArtifactStore, DocumentStore, connect
+from tasks.runtime.services import connect
 from tasks.runtime.settings import Settings
+from tasks.runtime.stores import ArtifactStore, DocumentStore
 
 
 def source_revision(source: Source, settings: Settings) -> str:

@@ -13,7 +13,8 @@ from tasks.contracts.value import Slug
 from tasks.contracts.verdict import GateReport, StoredGateReport
 from tasks.decisions.gate_policy import Constraints, GatePolicy
 from tasks.decisions.gates import Evidence, Question, judge, verdict_of
-from tasks.runtime.services import ArtifactStore, connect
+from tasks.runtime.services import connect
+from tasks.runtime.stores import ArtifactStore
 from tasks.stages.splits import load_split
 
 _BATCH = "batch_1"

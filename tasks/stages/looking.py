@@ -7,7 +7,7 @@ from tasks.contracts.data import DatasetRef
 from tasks.contracts.errors import DocumentConflictError
 from tasks.contracts.value import Digest
 from tasks.decisions.reuse import Looks
-from tasks.runtime.services import DocumentStore
+from tasks.runtime.stores import DocumentStore
 
 
 def count_look(documents: DocumentStore, data: DatasetRef, models: Sequence[Digest], now: str) -> int:

@@ -14,7 +14,8 @@ from tasks.contracts.registration import DIGEST_TAG, RUN_TAG
 from tasks.contracts.value import Digest
 from tasks.contracts.verdict import GateReport, LedgerEntry, Verdict
 from tasks.decisions.succession import champions_in_effect
-from tasks.runtime.services import RegisteredVersion, Services
+from tasks.runtime.bookkeeping import RegisteredVersion
+from tasks.runtime.services import Services
 from tasks.stages.announcing import announce_ledger
 from tasks.stages.reconciling import follow_ledger, promotion_lock
 from tasks.stages.signing import require_signature

@@ -16,7 +16,8 @@ from tasks.contracts.route import Arm, ModelSignature, Route
 from tasks.contracts.value import Value
 from tasks.contracts.verdict import LedgerEntry
 from tasks.decisions.succession import champions_in_effect
-from tasks.runtime.services import RegisteredVersion, Services
+from tasks.runtime.bookkeeping import RegisteredVersion
+from tasks.runtime.services import Services
 
 _MAX_ROUNDS = 5
 

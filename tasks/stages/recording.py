@@ -14,7 +14,8 @@ from tasks.contracts.registration import CARD_TAG, CHALLENGER_ALIAS, RUN_TAG, SI
 from tasks.contracts.run import CandidateSummary, RegisteredSummary, RunDossier
 from tasks.reporting.model_card import ModelCard, make_model_card
 from tasks.reporting.model_card_text import card_markdown, summary_of
-from tasks.runtime.services import RegisteredVersion, Services
+from tasks.runtime.bookkeeping import RegisteredVersion
+from tasks.runtime.services import Services
 from tasks.stages.baselines import BASELINE_TAG, TORCH_DIGEST_TAG
 from tasks.stages.promoting import bootstrap
 from tasks.stages.reconciling import reconcile

@@ -14,7 +14,7 @@ from tasks.decisions.drift_checks import input_checks
 from tasks.decisions.monitoring_policy import MonitoringPolicy
 from tasks.decisions.sketch import judge_outputs, sketch_inputs
 from tasks.decisions.window import Rows
-from tasks.runtime.services import ArtifactStore
+from tasks.runtime.stores import ArtifactStore
 from tasks.stages.splits import load_split
 
 _LEARNED: tuple[SplitName, ...] = ("train", "calibration")

@@ -23,7 +23,8 @@ from tasks.contracts.verdict import LedgerEntry
 from tasks.decisions import rollout
 from tasks.decisions.experiment import Observation
 from tasks.decisions.rollout import RolloutPolicy, RolloutState
-from tasks.runtime.services import RegisteredVersion, Services
+from tasks.runtime.bookkeeping import RegisteredVersion
+from tasks.runtime.services import Services
 from tasks.stages.announcing import announce_ledger
 from tasks.stages.promoting import promote
 from tasks.stages.reconciling import reconcile

@@ -16,8 +16,9 @@ from tasks.contracts.signing import (
 from tasks.contracts.value import Digest
 from tasks.decisions.signatures import SignatureState, SignatureVerdict, judge_signatures, key_id_of
 from tasks.runtime.documents import record_document
-from tasks.runtime.services import DocumentStore, Services
+from tasks.runtime.services import Services
 from tasks.runtime.settings import Settings
+from tasks.runtime.stores import DocumentStore
 
 
 def sign_if_configured(settings: Settings, documents: DocumentStore, model_name: str, digest: Digest) -> KeyId | None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from tasks.contracts.data import DatasetRef, SplitName
 from tasks.contracts.errors import DataError
-from tasks.runtime.services import ArtifactStore
+from tasks.runtime.stores import ArtifactStore
 from tasks.techniques.technique import Arrays
 
 

@@ -14,7 +14,8 @@ from tasks.evaluation.latency import Samples, quantiles, steady_process, through
 from tasks.evaluation.machine import current_machine
 from tasks.evaluation.memory import Footprint, measure_footprints
 from tasks.evaluation.runners import Runner, make_runner
-from tasks.runtime.services import ArtifactStore, connect
+from tasks.runtime.services import connect
+from tasks.runtime.stores import ArtifactStore
 from tasks.stages.splits import load_split
 
 _MAX_PREPARED_PROCESSES = 4

@@ -12,7 +12,8 @@ from tasks.contracts.registration import CARD_TAG, DIGEST_TAG, RUN_TAG
 from tasks.contracts.run import CandidateDossier, RunDossier
 from tasks.contracts.value import Digest
 from tasks.contracts.verdict import GateReport
-from tasks.runtime.services import RegisteredVersion, Services
+from tasks.runtime.bookkeeping import RegisteredVersion
+from tasks.runtime.services import Services
 from tasks.stages.rollout_record import GATE_REPORT_TAG
 from tasks.stages.signing import signature_verdict
 from tasks.stages.tracing_run import absent, trace_run, trace_tags, tracking_fact

@@ -9,7 +9,8 @@ from tasks.contracts.model import StageResult
 from tasks.contracts.registration import TRACKING_TAG
 from tasks.contracts.run import RunDossier
 from tasks.contracts.value import Digest, sha256_hex
-from tasks.runtime.services import RegisteredVersion, Services
+from tasks.runtime.bookkeeping import RegisteredVersion
+from tasks.runtime.services import Services
 
 _STAGE_TAG = "stillhouse.stage_digest."
 

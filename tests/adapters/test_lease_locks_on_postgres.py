@@ -17,7 +17,8 @@ from lease_holder import STAGE, commit, commits_on, entry, locks_on  # noqa: E40
 
 from tasks.adapters.ledger import SqlLedger  # noqa: E402
 from tasks.contracts.errors import LockLostError, LockTakenError, ServiceUnavailableError  # noqa: E402
-from tasks.runtime.services import connect, stage_lock  # noqa: E402
+from tasks.runtime.locking import stage_lock  # noqa: E402
+from tasks.runtime.services import connect  # noqa: E402
 from tasks.runtime.settings import Settings  # noqa: E402
 
 LENGTH_S = 3.0

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tasks.adapters import ray_placement
-from tasks.adapters.ray_placement import _Notes, options_of, target_resource
+from tasks.adapters import ray_board
+from tasks.adapters.ray_board import Notes
+from tasks.adapters.ray_resources import options_of, target_resource
 from tasks.contracts.resources import Resources
 from tasks.runtime.isolation import StageCall
 
@@ -62,34 +63,34 @@ def board() -> Board:
 
 
 @pytest.fixture
-def notes(board: Board, monkeypatch: pytest.MonkeyPatch) -> _Notes:
+def notes(board: Board, monkeypatch: pytest.MonkeyPatch) -> Notes:
     """Notes of a flow whose clock stands still."""
-    monkeypatch.setattr(ray_placement, "time", SimpleNamespace(monotonic=lambda: 0.0))
-    return _Notes(SimpleNamespace(get=lambda answer: answer), board)
+    monkeypatch.setattr(ray_board, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    return Notes(SimpleNamespace(get=lambda answer: answer), board)
 
 
 def test_notes_are_fetched_once_a_second_for_all_stages_of_a_flow(
-    notes: _Notes, board: Board, monkeypatch: pytest.MonkeyPatch
+    notes: Notes, board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tickets = [notes.new_ticket() for _ in range(3)]
     board.kept = {tickets[0]: [{"host": "a"}], tickets[2]: [{"host": "b"}, {"host": "b"}]}
     assert [notes.take(ticket, at_once=False) for ticket in tickets] == [[], [], []]
     assert board.asked == 0, "a second has not passed"
-    monkeypatch.setattr(ray_placement, "time", SimpleNamespace(monotonic=lambda: 1.0))
+    monkeypatch.setattr(ray_board, "time", SimpleNamespace(monotonic=lambda: 1.0))
     taken = [notes.take(ticket, at_once=False) for ticket in tickets]
     assert taken == [[{"host": "a"}], [], [{"host": "b"}, {"host": "b"}]]
     assert board.asked == 1
     assert notes.take(tickets[0], at_once=False) == [], "they are handed over once"
 
 
-def test_notes_are_fetched_at_once_for_a_stage_that_is_done(notes: _Notes, board: Board) -> None:
+def test_notes_are_fetched_at_once_for_a_stage_that_is_done(notes: Notes, board: Board) -> None:
     done, running = notes.new_ticket(), notes.new_ticket()
     board.kept = {done: [{"progress": 1}], running: [{"progress": 2}]}
     assert notes.take(done, at_once=True) == [{"progress": 1}]
     assert notes.take(running, at_once=False) == [{"progress": 2}], "what came with it is not lost"
 
 
-def test_notes_of_a_stage_that_is_forgotten_are_kept_nowhere(notes: _Notes, board: Board) -> None:
+def test_notes_of_a_stage_that_is_forgotten_are_kept_nowhere(notes: Notes, board: Board) -> None:
     gone, running = notes.new_ticket(), notes.new_ticket()
     notes.forget(gone)
     board.kept = {gone: [{"progress": 1}], running: [{"progress": 2}]}

@@ -16,7 +16,8 @@ from tasks.adapters.local_store import LocalRecords
 from tasks.adapters.stage_commits import LeasedCommits
 from tasks.contracts.errors import LockLostError
 from tasks.runtime.caching import require_stage_lock
-from tasks.runtime.services import connect, stage_lock
+from tasks.runtime.locking import stage_lock
+from tasks.runtime.services import connect
 from tasks.runtime.settings import current_settings
 
 PROGRAM = Path(__file__).parent / "stage_contender.py"

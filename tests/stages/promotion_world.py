@@ -32,7 +32,8 @@ from tasks.contracts.registration import DIGEST_TAG, SIGNATURE_TAG
 from tasks.contracts.route import ModelSignature
 from tasks.contracts.value import sha256_hex
 from tasks.contracts.verdict import Check, GateReport, Verdict
-from tasks.runtime.services import RegisteredVersion, Services
+from tasks.runtime.bookkeeping import RegisteredVersion
+from tasks.runtime.services import Services
 from tasks.runtime.settings import Settings
 from tasks.stages.promoting import bootstrap, promote, rollback
 from tasks.stages.reconciling import reconcile

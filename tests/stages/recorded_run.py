@@ -14,7 +14,8 @@ from tasks.contracts.model import ModelRef
 from tasks.contracts.registration import DIGEST_TAG
 from tasks.contracts.run import RunDossier
 from tasks.contracts.value import sha256_hex
-from tasks.runtime.services import RegisteredVersion, Services
+from tasks.runtime.bookkeeping import RegisteredVersion
+from tasks.runtime.services import Services
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reporting"))
 from dossiers import make_dossier  # the dossiers that the report's tests use

@@ -10,9 +10,10 @@ import pytest
 from tasks.contracts.errors import ArtifactMissingError, ModelError
 from tasks.contracts.model import Architecture, ModelRef
 from tasks.models.architecture import Network
+from tasks.runtime.bookkeeping import RegisteredVersion
 from tasks.runtime.caching import stage_key
 from tasks.runtime.recipes import recipe_modules
-from tasks.runtime.services import RegisteredVersion, Services
+from tasks.runtime.services import Services
 from tasks.stages.baselines import BASELINE_TAG, TORCH_DIGEST_TAG, find_baseline, find_start, load_baseline
 from tasks.techniques.baseline import TrainSpec, WarmStart
 

@@ -6,7 +6,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from recorded_run import whole_dossier
 
-from tasks.runtime.services import RegisteredVersion
+from tasks.runtime.bookkeeping import RegisteredVersion
 from tasks.stages.tracing_run import trace_run, trace_tags
 
 CHOSEN = "student-pruned-int8"
