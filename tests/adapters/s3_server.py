@@ -90,7 +90,7 @@ class FaultyProxy:
                 if fault.sent_changed and body:
                     body = bytes([body[0] ^ 1]) + body[1:]
                 upstream = http.client.HTTPConnection(host, port, timeout=30)
-                with turn if "If-None-Match" in headers else nullcontext():
+                with turn if "If-None-Match" in self.headers else nullcontext():  # dropped or not
                     upstream.request(self.command, self.path, body, headers)
                     answer = upstream.getresponse()
                     data = answer.read()
