@@ -21,8 +21,7 @@ from tasks.contracts.evaluation import (
 )
 from tasks.contracts.model import StageResult
 from tasks.contracts.verdict import Verdict
-from tasks.decisions.pareto import Objective, choose, pareto_front
-from tasks.decisions.search import Preference
+from tasks.decisions.pareto import Objective, Preference, choose, pareto_front
 from tasks.evaluate import evaluate
 from tasks.gate import gate
 from tasks.look import look

@@ -18,9 +18,9 @@ from tasks.contracts.value import Slug, Value
 from tasks.datasets import Source
 from tasks.decisions.early_stop import EarlyStop
 from tasks.decisions.gate_policy import Constraints, GatePolicy, why_quality_is_unguarded
+from tasks.decisions.pareto import Preference
 from tasks.decisions.retraining import RetrainingPolicy
 from tasks.decisions.rollout import RolloutPolicy
-from tasks.decisions.search import Preference
 from tasks.decisions.search_policy import SearchPolicy
 from tasks.techniques import Technique
 from tasks.techniques.baseline import Baseline, LoadBaseline

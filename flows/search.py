@@ -15,7 +15,7 @@ from flows.outcome import primary_metric
 from flows.places import look_up, put
 from flows.plan import CompressionPlan
 from flows.plan_text import Reasoned, plan_text
-from flows.trials import figures_of, start_trial
+from flows.trials import figures_of, start_trials
 from tasks.adapters.optuna_study import OptunaStudy
 from tasks.contracts.errors import PlanError
 from tasks.contracts.run import PlanIdentity
@@ -69,7 +69,7 @@ def _search(plan: CompressionPlan, policy: SearchPolicy) -> SearchRecord:
     trials: list[Trial] = []
     while len(trials) < policy.trials:
         draws = study.ask(min(policy.at_once, policy.trials - len(trials)))
-        pending = [start_trial(plan, draw, baseline, data) for draw in draws]
+        pending = start_trials(plan, draws, baseline, data)
         for trial in [one.finish(metric, reference, plan) for one in pending]:
             _tell(study, metric, trial)
             trials.append(trial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from tasks.contracts.evaluation import Quality
 from tasks.contracts.search import HalfScores, Trial, TrialFigures
 from tasks.decisions.search import excess_of
 from tasks.score import score
+from tasks.techniques import Technique
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,31 @@ class PendingTrial:
         return drawn.model_copy(update={"figures": figures, "excess": excess, "seconds": seconds})
 
 
-def start_trial(plan: CompressionPlan, draw: Draw, baseline: Baseline, data: DatasetRef) -> PendingTrial:
-    """Submit a chain; values that are valid each may make no valid chain together, which is a trial that failed."""
-    try:
-        chain = plan.varied(draw.candidate, draw.values)
-    except PlanError as error:
-        return PendingTrial(draw, None, None, failure=f"{type(error).__name__}: {error}")
-    seed = plan.seed_of_candidates
-    chain = settle_chain(chain, baseline.made.model, data, seed)
+def start_trials(
+    plan: CompressionPlan, draws: Sequence[Draw], baseline: Baseline, data: DatasetRef
+) -> list[PendingTrial]:
+    """Submit the chains of a round, none before the forms of all are settled: a probe would time their stages too.
+
+    Values that are valid each may make no valid chain together, which is a trial that failed.
+    """
+    chains: list[tuple[Technique, ...] | PlanError] = []
+    for draw in draws:
+        try:
+            chain = plan.varied(draw.candidate, draw.values)
+        except PlanError as error:
+            chains.append(error)
+        else:
+            chains.append(settle_chain(chain, baseline.made.model, data, plan.seed_of_candidates))
+    return [_started(plan, draw, chain, baseline, data) for draw, chain in zip(draws, chains, strict=True)]
+
+
+def _started(
+    plan: CompressionPlan, draw: Draw, chain: tuple[Technique, ...] | PlanError, baseline: Baseline, data: DatasetRef
+) -> PendingTrial:
+    if isinstance(chain, PlanError):
+        return PendingTrial(draw, None, None, failure=f"{type(chain).__name__}: {chain}")
     name = Trial(number=draw.number, candidate=draw.candidate).name
-    pending = start_candidate(name, chain, baseline, data, seed, plan.early_stop)
+    pending = start_candidate(name, chain, baseline, data, plan.seed_of_candidates, plan.early_stop)
     return PendingTrial(draw, pending, score.submit(cast(Any, pending.stages[-1].quality), data, plan.seed))
 
 

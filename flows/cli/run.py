@@ -9,6 +9,7 @@ from flows.cli.plan import Overrides, PlanPath
 
 if TYPE_CHECKING:
     from tasks.contracts.run import RunDossier
+    from tasks.contracts.value import Value
 
 EXIT_GATE = 1
 
@@ -62,20 +63,21 @@ def show_outcome(dossier: "RunDossier", json_file: Path | None) -> None:
     from flows.cli.summary import summary
 
     if json_file is not None:
-        _write_record(dossier, json_file)
+        write_record(dossier.record, json_file)
     if json_file is None or str(json_file) != "-":
         console().print(summary(dossier))
         console().print(f"report: {dossier.record.report}", soft_wrap=True, markup=False)
 
 
-def _write_record(dossier: "RunDossier", path: Path) -> None:
+def write_record(record: "Value", path: Path) -> None:
+    """Write a record as JSON to a file; `-` is standard output."""
     from flows.cli.console import print_json
     from tasks.adapters.local_store import write_atomically
 
     if str(path) == "-":
-        print_json(dossier.record)
+        print_json(record)
     else:
-        write_atomically(path.resolve(), dossier.record.model_dump_json(indent=2).encode() + b"\n")
+        write_atomically(path.resolve(), record.model_dump_json(indent=2).encode() + b"\n")
 
 
 def succeeded(dossier: "RunDossier") -> bool:

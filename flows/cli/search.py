@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from flows.cli.plan import Overrides, PlanPath
+from flows.cli.run import write_record
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +23,11 @@ def search(
         Path | None, typer.Option("--out", help="Write the plan that is found here instead of standard output.")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the record (schema stillhouse.search/1) to this file.")
+        Path | None,
+        typer.Option(
+            "--json",
+            help="Write the record (schema stillhouse.search/1) to this file; `-`: to standard output, without the plan.",
+        ),
     ] = None,
 ) -> None:
     """Try chains from a plan's `search.space`, and write a plan with the few that are worth the gate.
@@ -51,7 +56,7 @@ def search(
     with shown_progress(f"{loaded.name} search"):
         record = search_plan(loaded)
     if json_file is not None:
-        write_atomically(json_file.resolve(), record.model_dump_json(indent=2).encode() + b"\n")
+        write_record(record, json_file)
     error_console().print(_table(record))
     for trial in record.chosen:
         values = ", ".join(f"{place}={value}" for place, value in trial.values.items())
@@ -60,6 +65,8 @@ def search(
     text = found_text(document, record)
     if text is None:
         raise typer.Exit(EXIT_NOTHING)
+    if out is None and str(json_file) == "-":
+        return
     if out is None:
         console().out(text.rstrip(), highlight=False)
     else:

@@ -6,6 +6,7 @@ killed draws the same chains again, and finds what they made in the stage cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from tasks.decisions.pareto import Figures, Objective
 from tasks.decisions.search_policy import Dimension
 
 _CHAIN = "candidate"
-_DIGITS = 4
+_DECIMALS = 12
 _FAILED = {"failed": 1e9}
 """More than any chain that got to its end is beyond its limits."""
 _DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"higher": "maximize", "lower": "minimize"}
@@ -105,12 +106,15 @@ def _suggested(trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
         assert isinstance(dimension.step, int)
         return trial.suggest_int(name, int(dimension.low), int(dimension.last), step=dimension.step)
     value = trial.suggest_float(name, dimension.low, dimension.last, step=dimension.step, log=dimension.log)
-    return min(max(_legible(value), dimension.low), dimension.last)
+    if dimension.step is not None:
+        return round(value, _DECIMALS)  # 0.35, not 0.35000000000000003
+    width = dimension.last - dimension.low
+    return min(max(_legible(value, min(value, width) if dimension.log else width), dimension.low), dimension.last)
 
 
-def _legible(value: float) -> float:
-    """Round to four significant digits: people read and copy what is found, and no chain needs more."""
-    return float(f"{value:.{_DIGITS}g}")
+def _legible(value: float, span: float) -> float:
+    """Round to at most a thousandth of `span`: people read and copy what is found, and no chain needs more."""
+    return round(value, 3 - math.floor(math.log10(span)))
 
 
 def _stated(dimension: Dimension, value: Any) -> Any:

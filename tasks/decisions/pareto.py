@@ -6,6 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+Preference = Literal["smallest", "fastest", "most_accurate"]
+"""What a plan wants first of the candidates that are good enough."""
+
 
 @dataclass(frozen=True)
 class Objective:

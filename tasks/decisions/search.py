@@ -5,19 +5,18 @@ goes by one half of the validation split, and its finalists are chosen by the ot
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
+from tasks.contracts.evaluation import METRIC_DIRECTIONS
 from tasks.contracts.search import Excess, Trial, TrialFigures
 from tasks.decisions.gate_policy import Constraints
-from tasks.decisions.pareto import Figures, Objective, pareto_front
+from tasks.decisions.pareto import Figures, Objective, Preference, pareto_front
 
 SIZE, FLOPS, QUALITY = "size_bytes", "flops", "quality"
 OBJECTIVES = (Objective(QUALITY, "higher"), Objective(SIZE, "lower"), Objective(FLOPS, "lower"))
 """What a search weighs. FLOPs stand for latency: times of models that were not timed together cannot be compared."""
 
-Preference = Literal["smallest", "fastest", "most_accurate"]
 _FIRST: dict[Preference, tuple[str, ...]] = {
     "smallest": (SIZE, FLOPS),
     "fastest": (FLOPS, SIZE),
@@ -73,7 +72,7 @@ def _size_excess(size_bytes: int, baseline_bytes: int, constraints: Constraints)
 def objectives(metric: str, figures: TrialFigures, *, held: bool) -> Figures:
     """Return the values of `OBJECTIVES`; an error counts negative as quality."""
     score = figures.scores.held if held else figures.scores.tuned
-    quality = score if metric == "accuracy" else -score
+    quality = score if METRIC_DIRECTIONS[metric] == "higher" else -score
     return {QUALITY: quality, SIZE: float(figures.size_bytes), FLOPS: float(figures.flops)}
 
 

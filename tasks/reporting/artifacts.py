@@ -47,22 +47,25 @@ def _create_artifacts(dossier: RunDossier) -> None:
 
     headline = make_headline(dossier)
     told = escape_markdown(f"{headline.title}. {headline.sentence}")
-    create_table_artifact(stage_table(dossier), key=stable_key(dossier, "stages"), description=told)
+    plan = dossier.record.plan.name
+    create_table_artifact(stage_table(dossier), key=stable_key(plan, "stages"), description=told)
     create_image_artifact(
-        pareto_image(dossier), key=stable_key(dossier, "pareto"), description=f"{told} Disc area: p50 latency."
+        pareto_image(dossier),
+        key=stable_key(plan, "pareto"),
+        description=f"{told} Disc area: p50 latency.",
     )
-    create_markdown_artifact(gate_markdown(dossier), key=stable_key(dossier, "gate"), description=told)
+    create_markdown_artifact(gate_markdown(dossier), key=stable_key(plan, "gate"), description=told)
     create_link_artifact(
         Path(dossier.record.report).absolute().as_uri(),
         link_text="HTML report",
-        key=stable_key(dossier, "report"),
+        key=stable_key(plan, "report"),
         description=f"{told} The report is on the host of the run, at `{dossier.record.report}`.",
     )
 
 
-def stable_key(dossier: RunDossier, kind: str) -> str:
+def stable_key(plan_name: str, kind: str) -> str:
     """Return the key of an artifact: lower-case letters, digits and dashes, as Prefect demands."""
-    plan = re.sub(r"[^a-z0-9]+", "-", dossier.record.plan.name.lower()).strip("-")
+    plan = re.sub(r"[^a-z0-9]+", "-", plan_name.lower()).strip("-")
     return f"{plan or 'plan'}-{kind}"
 
 

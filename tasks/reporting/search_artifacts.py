@@ -1,6 +1,5 @@
 """A search in Prefect's pages: artifacts of the flow run, whose keys are the same for every search of a plan."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import yaml
 
 from tasks.contracts.errors import ServiceUnavailableError
 from tasks.contracts.search import SearchRecord, Trial
+from tasks.reporting.artifacts import escape_markdown, stable_key
 
 
 def publish_search(record: SearchRecord, found: Mapping[str, Any] | None) -> None:
@@ -21,13 +21,13 @@ def publish_search(record: SearchRecord, found: Mapping[str, Any] | None) -> Non
     """
     from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-    key = re.sub(r"[^a-z0-9]+", "-", record.plan.name).strip("-")
-    told = headline(record)
+    told = escape_markdown(headline(record))
+    trials_key, found_key = (stable_key(record.plan.name, kind) for kind in ("trials", "found"))
     try:
-        create_table_artifact(trial_table(record), key=f"{key}-trials", description=told)
+        create_table_artifact(trial_table(record), key=trials_key, description=told)
         if found is not None:
             document = yaml.safe_dump(dict(found), sort_keys=False, allow_unicode=True)
-            create_markdown_artifact(f"```yaml\n{document}```\n", key=f"{key}-found", description=told)
+            create_markdown_artifact(f"```yaml\n{document}```\n", key=found_key, description=told)
     except (httpx.HTTPError, RuntimeError) as error:  # the client tells of an API that is away by RuntimeError
         raise ServiceUnavailableError(
             f"the Prefect server (PREFECT_API_URL) took no artifacts of search {record.run_id}: {error}"

@@ -59,10 +59,19 @@ def test_what_is_drawn_can_be_read_by_people() -> None:
     assert all(len(repr(value)) <= 6 for value in values)  # 0.35 and 12.73, not 0.35000000000000003
 
 
-def test_rounding_does_not_leave_a_narrow_range() -> None:
+def test_rounding_keeps_the_steps_of_a_range() -> None:
+    hundredths = Dimension(low=1000, high=1002, step=0.01)
+    made = OptunaStudy({"one": {"0.x": hundredths}}, {}, (QUALITY,), {"quality": 0.0}, 0)
+    values = [one.values["0.x"] for one in made.ask(20)]
+    assert all(hundredths.takes(value) for value in values)
+    assert len(set(values)) > 10
+
+
+def test_rounding_does_not_leave_a_narrow_range_nor_make_it_coarse() -> None:
     space = {"one": {"0.x": Dimension(low=1.000011, high=1.000012)}}
     values = [one.values["0.x"] for one in OptunaStudy(space, {}, (QUALITY,), {"quality": 0.0}, 0).ask(5)]
     assert all(1.000011 <= value <= 1.000012 for value in values)
+    assert len(set(values)) == 5
 
 
 def test_the_plans_own_values_are_tried_first_where_the_space_has_them() -> None:

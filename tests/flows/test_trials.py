@@ -1,5 +1,6 @@
 """What becomes of a chain that was drawn."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from flows import trials
 from flows.candidates import Candidate
 from flows.plan import CompressionPlan, parse_plan
-from flows.trials import PendingTrial, start_trial
+from flows.trials import PendingTrial, start_trials
 from tasks.adapters.optuna_study import Draw
 from tasks.contracts.errors import InfrastructureError
 from tasks.contracts.search import HalfScores, TrialFigures
@@ -77,7 +78,28 @@ def test_a_chain_that_the_infrastructure_stopped_is_no_trial() -> None:
 
 
 def test_values_that_make_no_valid_chain_are_a_trial_that_failed_without_a_stage() -> None:
-    pending = start_trial(PLAN, Draw(3, "pruned", {"0.ratio": 7.0}), None, None)  # type: ignore[arg-type]
+    (pending,) = start_trials(PLAN, [Draw(3, "pruned", {"0.ratio": 7.0})], None, None)  # type: ignore[arg-type]
     trial = pending.finish("accuracy", BASELINE, PLAN)
     assert (trial.number, trial.figures, trial.seconds) == (3, None, 0.0)
     assert "candidates.pruned.0.ratio: Input should be less than 1" in trial.failure
+
+
+def test_the_forms_of_a_round_are_settled_before_any_of_its_stages_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    happened: list[str] = []
+
+    def settle(chain: Any, *_: Any) -> Any:
+        happened.append("settled")
+        return chain
+
+    def start(name: str, *_: Any) -> Any:
+        happened.append(name)
+        return SimpleNamespace(stages=[SimpleNamespace(quality=None)])
+
+    monkeypatch.setattr(trials, "settle_chain", settle)
+    monkeypatch.setattr(trials, "start_candidate", start)
+    monkeypatch.setattr(trials, "score", SimpleNamespace(submit=lambda *_: Scores()))
+    baseline = SimpleNamespace(made=SimpleNamespace(model=None))
+    start_trials(PLAN, [Draw(n, "pruned", {"0.ratio": 0.3}) for n in range(2)], baseline, None)  # type: ignore[arg-type]
+    assert happened == ["settled", "settled", "pruned-0", "pruned-1"]
