@@ -26,7 +26,7 @@ def search(
         Path | None,
         typer.Option(
             "--json",
-            help="Write the record (schema stillhouse.search/1) to this file; `-`: to standard output, without the plan.",
+            help="Write the record (schema stillhouse.search/1) to this file; `-`: standard output, without the plan.",
         ),
     ] = None,
 ) -> None:
