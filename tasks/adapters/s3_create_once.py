@@ -5,12 +5,13 @@ begins and not when its object appears, so that it refuses the second of two wri
 nothing tells until two write at once. Here several requests are begun, and end together.
 """
 
+import io
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import IO, Any
 
 from tasks.adapters.s3_connection import S3Options, new_client
 
@@ -44,24 +45,22 @@ class _Meeting:
 
 
 class _HeldBody:
-    """A body that waits before it is first read, and can be sent again where the server failed."""
+    """A body that waits before it is first read, and is rewound where the server failed and it is sent again."""
 
-    def __init__(self, data: bytes, wait: Callable[[], None]) -> None:
-        self._data = self._left = data
+    def __init__(self, body: bytes | IO[bytes], wait: Callable[[], None]) -> None:
+        self._body = io.BytesIO(body) if isinstance(body, bytes | bytearray) else body  # botocore hands over both
         self._wait: Callable[[], None] | None = wait
 
-    def read(self, _size: int = -1) -> bytes:
-        """Return all that is left."""
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes of what is left, or all."""
         if self._wait is not None:
             self._wait()
             self._wait = None
-        data, self._left = self._left, b""
-        return data
+        return self._body.read(size)
 
-    def seek(self, offset: int) -> int:
-        """Go on from there, as botocore asks for before it sends a request again."""
-        self._left = self._data[offset:]
-        return offset
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go on from there."""
+        return self._body.seek(offset, whence)
 
 
 def winners(options: S3Options, create: Callable[[Any, str], bool]) -> int:
