@@ -9,4 +9,4 @@ from tasks.stages.fetching import prepare_dataset
 @stage_task(sources=lambda inputs: ["tasks.stages.fetching", type(inputs["source"]).__module__])
 def fetch(source: Source, revision: str, seed: int) -> DatasetRef:
     """Load version `revision` of the data set, hold it against its expectations, and split it."""
-    return run_stage(prepare_dataset, source=source, revision=revision, seed=seed)
+    return run_stage(prepare_dataset, at_home=True, source=source, revision=revision, seed=seed)

@@ -2,13 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tasks.contracts.errors import WorkerLostError
 from tasks.runtime.isolation import StageCall
 
+_NODE_ID = "ray.io/node-id"
+"""A label that Ray gives each node."""
 _GRACE_S = 120.0
 """What a stage may take beyond its limit until its worker's answer, or Ray's word of the worker's loss, is here."""
 
@@ -50,18 +53,27 @@ def crew_size(call: StageCall, cluster: dict[str, float]) -> int:
     return min(call.resources.num_workers, room or call.resources.num_workers)
 
 
+def offers(node: dict[str, float], call: StageCall) -> bool:
+    """Tell whether a node that is idle has room for the call, or for one of the processes that make it together."""
+    return all(node.get(name, 0.0) >= amount for name, amount in _wanted(call).items())
+
+
 @contextmanager
-def placed(ray: Any, call: StageCall) -> Iterator[list[dict[str, Any]]]:
-    """Give the options of every process of the call; those that train together are placed together or not at all."""
+def placed(ray: Any, call: StageCall, avoided: Collection[str] = ()) -> Iterator[list[dict[str, Any]]]:
+    """Give the options of every process of the call; those that train together are placed together or not at all.
+
+    None is placed on a node whose id is in `avoided`.
+    """
+    selector = {_NODE_ID: f"!in({','.join(avoided)})"} if avoided else {}
     options = options_of(call)
-    size = crew_size(call, ray.cluster_resources())
+    size = crew_size(call, _resources_without(ray, avoided))
     if size == 1:
-        yield [options]
+        yield [options | ({"label_selector": selector} if selector else {})]
         return
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    group = placement_group([_wanted(call)] * size, strategy="PACK")
+    group = placement_group([_wanted(call)] * size, strategy="PACK", bundle_label_selector=[selector] * size)
     try:
         yield [
             options
@@ -81,12 +93,15 @@ class Patience:
         self._asked = time.monotonic()
         self._begun: float | None = None
         self._place = ""
+        self.nodes: set[str] = set()
+        """Ids of the nodes whose workers said that they are at work on it."""
 
     def note(self, note: dict[str, Any]) -> None:
-        """Learn that the stage is at work."""
+        """Learn that the stage is at work, and on which node."""
+        self.nodes.add(note["node"])
         if self._begun is None:
             self._begun = time.monotonic()
-            self._place = str(note.get("host", "a worker"))
+            self._place = note["host"]
             _logger.info("%s began on %s", self._call.function, self._place)
 
     def check(self, cluster: Callable[[], dict[str, float]]) -> None:
@@ -108,6 +123,18 @@ class Patience:
                 f"(STILLHOUSE_PLACEMENT_TIMEOUT_S). It asks for {_listed(_wanted(self._call))}; the cluster has "
                 f"{_listed(cluster())} in all. {_remedy(self._call)}"
             )
+
+
+def _resources_without(ray: Any, avoided: Collection[str]) -> dict[str, float]:
+    """Return what the cluster has in all, less what the nodes `avoided` have."""
+    if not avoided:
+        resources: dict[str, float] = ray.cluster_resources()
+        return resources
+    total: Counter[str] = Counter()
+    for node in ray.nodes():
+        if node["Alive"] and node["NodeID"] not in avoided:
+            total.update(node["Resources"])
+    return dict(total)
 
 
 def _wanted(call: StageCall) -> dict[str, float]:

@@ -73,11 +73,14 @@ def run_on_worker(order: str, board: Any, ticket: str, rank: int, size: int) -> 
     import ray
 
     wanted = Order.model_validate_json(order)
+    node: str = ray.get_runtime_context().get_node_id()
     done = threading.Event()
     last: list[Any] = []
 
     def note(progress: Any = None) -> None:
-        known = {"host": socket.gethostname()} | ({} if progress is None or rank > 0 else {"progress": progress})
+        known = {"host": socket.gethostname(), "node": node}
+        if progress is not None and rank == 0:
+            known["progress"] = progress
         last[:] = [board.put.remote(ticket, known)]
 
     def beat() -> None:
@@ -98,7 +101,7 @@ def run_on_worker(order: str, board: Any, ticket: str, rank: int, size: int) -> 
         done.set()
         pulse.join()
     ray.get(last)  # all progress is on the board before the answer is out
-    return json.dumps(message)
+    return json.dumps({**message, "node": node})
 
 
 @cache

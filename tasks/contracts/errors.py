@@ -4,6 +4,8 @@
 `InfrastructureError` (exit code 3) and its children are retried with backoff.
 """
 
+import errno
+
 
 class StillhouseError(Exception):
     """Base of every error that Stillhouse raises on purpose."""
@@ -109,6 +111,22 @@ def ran_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+class DiskFullError(InfrastructureError):
+    """A stage could not write what it needs on its machine's disk; another machine's may have room."""
+
+
+def ran_out_of_disk(error: Exception) -> bool:
+    """Tell whether an error says that there is no room on a disk, or that a quota is used up.
+
+    Python looks for a folder for temporary files by writing to it, and where it can write to none says that one of them
+    is missing.
+    """
+    if not isinstance(error, OSError):
+        return False
+    no_folder = isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error)
+    return no_folder or error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 class StageFailedError(StillhouseError):

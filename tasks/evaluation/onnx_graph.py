@@ -1,10 +1,8 @@
 """What can be read off an ONNX file: parameters, operations, sizes, and what of it runs in int8."""
 
-import tempfile
 import zlib
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -14,6 +12,7 @@ from tasks.contracts.errors import ModelError
 from tasks.evaluation.onnx_flops import count_flops
 from tasks.evaluation.onnx_zeros import zero_share
 from tasks.evaluation.runtime_session import make_session
+from tasks.evaluation.scratch import scratch_folder
 from tasks.models.onnx_codebook import unpack_codebooks
 
 INT8_OPERATORS = frozenset(
@@ -33,6 +32,9 @@ FLOAT_OPERATORS = frozenset(
     }
 )  # fmt: skip
 """Their counterparts that multiply in floating point."""
+
+_GROWTH = 4
+"""How much larger an optimised graph may be: constants in int8 may become float."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,19 @@ def load_graph(model: bytes) -> ModelProto:
     return graph
 
 
+def optimised_graph(model: bytes) -> GraphProto:
+    """Return the graph as onnxruntime executes it on this machine.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+        OSError: there is no room for temporary files.
+    """
+    with scratch_folder("graph", _GROWTH * len(model)) as folder:
+        path = folder / "optimised.onnx"
+        make_session(model, optimized_model=path)
+        return onnx.load_model(path, load_external_data=False).graph
+
+
 def measure_int8_coverage(model: bytes) -> Int8Coverage:
     """Let onnxruntime optimise `model` and count what it will multiply in int8.
 
@@ -106,10 +121,7 @@ def measure_int8_coverage(model: bytes) -> Int8Coverage:
     Raises:
         ModelError: onnxruntime cannot load the model.
     """
-    with tempfile.TemporaryDirectory(prefix="stillhouse-graph-") as folder:
-        path = Path(folder) / "optimised.onnx"
-        make_session(model, optimized_model=path)
-        nodes = onnx.load_model(path, load_external_data=False).graph.node
+    nodes = optimised_graph(model).node
     layers = _layers_by_value(load_graph(model).graph)
     return Int8Coverage(
         num_int8=sum(node.op_type in INT8_OPERATORS for node in nodes),

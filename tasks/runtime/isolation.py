@@ -14,6 +14,7 @@ import importlib
 import inspect
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -29,11 +30,13 @@ from pydantic import TypeAdapter
 
 from tasks.contracts import errors
 from tasks.contracts.errors import (
+    DiskFullError,
     OutOfMemoryError,
     RunStoppedError,
     StageFailedError,
     StillhouseError,
     WorkerLostError,
+    ran_out_of_disk,
     ran_out_of_memory,
 )
 from tasks.contracts.resources import NOTHING_SPECIAL, Resources
@@ -333,8 +336,18 @@ def _answer(call: StageCall) -> Message:
         result = function(**arguments)
         return {"result": TypeAdapter(hints["return"]).dump_python(result, mode="json")}
     except Exception as error:  # noqa: BLE001 - the parent raises it again, or names it with its traceback
-        kind = OutOfMemoryError if ran_out_of_memory(error) else type(error)
-        return {"error": {"class": kind.__name__, "message": str(error), "traceback": traceback.format_exc()}}
+        kind, message = _named(error)
+        return {"error": {"class": kind.__name__, "message": message, "traceback": traceback.format_exc()}}
+
+
+def _named(error: Exception) -> tuple[type[Exception], str]:
+    """Return the class that says who has to act, and the message."""
+    if ran_out_of_memory(error):
+        return OutOfMemoryError, str(error)
+    if ran_out_of_disk(error):
+        host = socket.gethostname()
+        return DiskFullError, f"{host} has no room for a file ({error}); free space there, or set TMPDIR"
+    return type(error), str(error)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ class Services:
     commits: StageCommits = field(default_factory=OneRecord)
     """Of stages, under the locks."""
     make_placement: Callable[[], Placement] = LocalPlacement
+    make_home_placement: Callable[[], Placement] = LocalPlacement
 
     @property
     def ledger(self) -> Ledger:
@@ -75,6 +76,11 @@ class Services:
     def placement(self) -> Placement:
         """Where stages run."""
         return self.make_placement()
+
+    @property
+    def home_placement(self) -> Placement:
+        """Where those stages run that read or write files of this machine."""
+        return self.make_home_placement()
 
 
 @once
@@ -110,9 +116,15 @@ def connect(settings: Settings | None = None) -> Services:
         return PrefectEvents(settings)
 
     @once
+    def home_placement() -> Placement:
+        # beside a cluster, one stage of a run is made here: no fork server is kept for it
+        warm = WarmProcesses() if settings.execution == "local" else None
+        return LocalPlacement(FileLocks(settings.home / "locks"), warm)
+
+    @once
     def placement() -> Placement:
         if settings.execution == "local":
-            return LocalPlacement(FileLocks(settings.home / "locks"), WarmProcesses())
+            return home_placement()
         from tasks.adapters.ray_placement import RayPlacement
 
         return RayPlacement(settings)
@@ -128,6 +140,7 @@ def connect(settings: Settings | None = None) -> Services:
         make_tracker=tracker,
         make_events=events,
         make_placement=placement,
+        make_home_placement=home_placement,
         commits=shared.commits,
     )
 

@@ -85,17 +85,22 @@ def run_stage(
     resources: Resources = NOTHING_SPECIAL,
     num_threads: int = 1,
     target: Slug | None = None,
+    at_home: bool = False,
     **arguments: Any,
 ) -> R:
     """Run a stage's work in its own process; it is told the running task's key if it asks for `stage_key`.
+
+    With `at_home` the process runs on the flow's machine, because the work reads or writes files that are there alone:
+    the project's data, what the user named by a path, Data Docs.
 
     Raises:
         LockLostError: another worker took the stage over meanwhile; what was made here does not count.
     """
     if "stage_key" in inspect.signature(work).parameters:
         arguments["stage_key"] = _current_key()
+    services = connect()
     made = run_placed(
-        connect().placement,
+        services.home_placement if at_home else services.placement,
         work,
         resources=resources,
         num_threads=num_threads,

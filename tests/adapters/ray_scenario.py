@@ -4,6 +4,7 @@ Run in a network namespace of its own, since Ray listens on every interface. Its
 the workers import this file too.
 """
 
+import errno
 import json
 import os
 import signal
@@ -67,6 +68,22 @@ def linger(pid_file: str) -> None:
     part.write_text(f"{os.getpid()} {_ray_worker()}")
     part.replace(pid_file)
     time.sleep(600)
+
+
+def want_room(full: str) -> str:
+    """Fail on the first node that it is placed on, and on that one ever after, as one with a full disk does."""
+    Path(full).mkdir(exist_ok=True)
+    here = Path(full) / _raylet()
+    if here.exists() or not any(Path(full).iterdir()):
+        here.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return here.name
+
+
+def want_room_together(full: str) -> float:
+    """Do as `want_room` in each of two processes, and add up how many they are."""
+    want_room(full)
+    return sum_up()["size"]
 
 
 def fail() -> None:
@@ -134,6 +151,17 @@ def main(folder: Path) -> None:
     seen["whole GPUs"] = (folder / "whole GPUs").read_text().split()
     attempt("crew", sum_up, resources=Resources(num_workers=2))
     attempt("smaller crew", sum_up, resources=Resources(num_workers=2, num_gpus=1))
+    spare = cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    for name, work, resources in (
+        ("full", want_room, Resources()),
+        ("full for a crew", want_room_together, Resources(num_workers=2)),
+        ("full where the only GPU is", want_room, Resources(num_gpus=1)),
+    ):
+        for number in (1, 2):
+            attempt(f"{name}, try {number}", work, resources=resources, full=str(folder / name))
+        seen[name] = [place.name for place in (folder / name).iterdir()]
+    cluster.remove_node(spare)
     attempt("killed stage", fail)
     attempt("killed worker", linger, **_killing(folder / "worker", parent=True))
     settings = current_settings()

@@ -176,3 +176,24 @@ def test_processes_that_train_together_find_one_another(seen: dict[str, Any]) ->
 @pytest.mark.slow
 def test_a_crew_is_as_large_as_the_cluster_has_room_for(seen: dict[str, Any]) -> None:
     assert seen["smaller crew"] == {"sum": 1.0, "size": 1.0}, "there is one GPU"
+
+
+@pytest.mark.slow
+def test_a_retry_avoids_the_node_that_failed(seen: dict[str, Any]) -> None:
+    assert seen["full, try 1"].startswith("DiskFullError: "), seen["full, try 1"]
+    (full,) = seen["full"]
+    assert seen["full, try 2"].isdigit(), seen["full, try 2"]
+    assert seen["full, try 2"] != full
+
+
+@pytest.mark.slow
+def test_a_retry_of_processes_that_train_together_avoids_the_node_that_failed(seen: dict[str, Any]) -> None:
+    assert seen["full for a crew, try 1"].startswith("DiskFullError: "), seen["full for a crew, try 1"]
+    assert seen["full for a crew, try 2"] == 2.0, "the other node has room for both"
+
+
+@pytest.mark.slow
+def test_a_retry_goes_where_it_failed_if_no_other_node_can_take_it(seen: dict[str, Any]) -> None:
+    for number in (1, 2):
+        message = seen[f"full where the only GPU is, try {number}"]
+        assert message.startswith("DiskFullError: "), message

@@ -1,7 +1,10 @@
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +13,14 @@ from typing import Any
 
 import pytest
 
-from tasks.contracts.errors import DataError, OutOfMemoryError, RunStoppedError, StageFailedError, WorkerLostError
+from tasks.contracts.errors import (
+    DataError,
+    DiskFullError,
+    OutOfMemoryError,
+    RunStoppedError,
+    StageFailedError,
+    WorkerLostError,
+)
 from tasks.contracts.model import EpochRecord, ModelRef
 from tasks.contracts.resources import Resources
 from tasks.runtime.isolation import report_progress, stopping_with_run
@@ -55,6 +65,14 @@ def fail(kind: str) -> None:
         raise DataError("column 'age' is missing; add it")
     if kind == "memory":
         raise MemoryError("no room")
+    if kind == "disk":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/full/model.onnx")
+    if kind == "no folder":
+        tempfile.tempdir = None
+        tempfile._candidate_tempdir_list = lambda: ["/proc"]  # type: ignore[attr-defined]  # nothing can be written
+        tempfile.mkdtemp()
+    if kind == "missing":
+        Path("/no/such/model.onnx").read_bytes()
     if kind == "killed":
         print("last words", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -84,6 +102,9 @@ def test_run_isolated_passes_progress_on_in_order() -> None:
     [
         ("data", DataError, "column 'age' is missing"),
         ("memory", OutOfMemoryError, "no room"),
+        ("disk", DiskFullError, f"{socket.gethostname()} has no room .*No space left on device: '/full/model.onnx'"),
+        ("no folder", DiskFullError, "No usable temporary directory"),
+        ("missing", StageFailedError, "FileNotFoundError: .*'/no/such/model.onnx'"),
         ("killed", WorkerLostError, "code -9(.|\n)*last words"),
         ("defect", StageFailedError, "ZeroDivisionError: a defect(.|\n)*Traceback"),
     ],

@@ -1,3 +1,4 @@
+import importlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 from tasks.contracts.errors import OutOfMemoryError, TechniqueError
 from tasks.contracts.resources import Resources
 from tasks.runtime import stage
-from tasks.runtime.stage import effect_task, run_training_stage
+from tasks.runtime.stage import effect_task, run_stage, run_training_stage
 
 
 def test_an_effect_is_tried_again_for_as_long_as_a_service_takes_to_restart() -> None:
@@ -16,6 +17,32 @@ def test_an_effect_is_tried_again_for_as_long_as_a_service_takes_to_restart() ->
     shortest_s = sum(effect.retry_delay_seconds) * (1.0 - effect.retry_jitter_factor)
     assert len(effect.retry_delay_seconds) == effect.retries
     assert shortest_s > 60.0, "the minute that docs/deployment.md gives a server for its restart"
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, "cluster"), ({"at_home": True}, "this machine")])
+def test_a_stage_that_needs_files_of_the_flows_machine_is_not_sent_away(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: str
+) -> None:
+    places = SimpleNamespace(placement="cluster", home_placement="this machine")
+    monkeypatch.setattr(stage, "connect", lambda: places)
+    monkeypatch.setattr(stage, "_current_modules", lambda: ())
+    monkeypatch.setattr(stage, "run_placed", lambda placement, *_, **__: placement)
+    assert run_stage(lambda: "made", **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("fetch", {"source": None, "revision": "r", "seed": 0}),
+        ("publish", {"model_name": "m", "source": None, "seed": 0, "min_rows": 1, "now": "n"}),
+    ],
+)
+def test_what_reads_and_writes_the_checkout_stays_with_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, arguments: dict[str, Any]
+) -> None:
+    module = importlib.import_module(f"tasks.{name}")
+    monkeypatch.setattr(module, "run_stage", lambda *_, **given: given["at_home"])
+    assert getattr(module, name).fn(**arguments) is True
 
 
 class Worker:

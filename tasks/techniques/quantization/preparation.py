@@ -1,13 +1,14 @@
 """Makes a float ONNX graph ready for being quantised."""
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.contracts.errors import TechniqueError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+_COPIES = 5
+"""Of the model, that onnxruntime and we write: as given, optimised, twice with shapes, as prepared."""
 
 
 def prepared(model: bytes, kind: str) -> "ModelProto":
@@ -16,17 +17,19 @@ def prepared(model: bytes, kind: str) -> "ModelProto":
     Raises:
         ModelError: the bytes are not an ONNX model.
         TechniqueError: the model is quantised already.
+        OSError: there is no room for temporary files.
     """
     import onnx
     from onnxruntime.quantization import quant_pre_process
 
     from tasks.evaluation.onnx_graph import load_graph
+    from tasks.evaluation.scratch import scratch_folder
 
     given = load_graph(model)
     require_float(given, kind)
     standard = all(node.domain == "" for node in given.graph.node)  # else onnx itself cannot infer all types
-    with tempfile.TemporaryDirectory(prefix="stillhouse-quantize-") as folder:
-        before, after = Path(folder) / "given.onnx", Path(folder) / "prepared.onnx"
+    with scratch_folder("quantize", _COPIES * len(model)) as folder:
+        before, after = folder / "given.onnx", folder / "prepared.onnx"
         onnx.save_model(given, before)
         quant_pre_process(before, after, skip_symbolic_shape=standard)
         result = onnx.load_model(after)

@@ -1,11 +1,8 @@
 """Why a quantised model is slower than the float model that it came from: what its graph gives away."""
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.evaluation.onnx_graph import load_graph, measure_int8_coverage
-from tasks.evaluation.runtime_session import make_session
+from tasks.evaluation.onnx_graph import load_graph, measure_int8_coverage, optimised_graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -42,12 +39,7 @@ def slowness_reasons(before: bytes, after: bytes) -> list[str]:
 
 def _count_conversions(model: bytes) -> int:
     """Count the conversions in the graph as onnxruntime executes it."""
-    import onnx
-
-    with tempfile.TemporaryDirectory(prefix="stillhouse-slowness-") as folder:
-        path = Path(folder) / "optimised.onnx"
-        make_session(model, optimized_model=path)
-        return sum(node.op_type in _CONVERSIONS for node in onnx.load_model(path).graph.node)
+    return sum(node.op_type in _CONVERSIONS for node in optimised_graph(model).node)
 
 
 def _narrow_layers(model: "ModelProto") -> list[str]:
