@@ -17,6 +17,7 @@ from tests.hosts.site import Run, Site
 
 OUTAGE_S = 60.0
 _AHEAD_S = 300
+_LEFT_BYTES = 64 * 1024
 _FRESH, _FORK_SERVER = "-m tasks.runtime.isolation", "-m tasks.runtime.fork_server"
 WORKERS = ("worker-1", "worker-2")
 
@@ -186,8 +187,10 @@ def _bad_day(site: Site, runs: list[Run]) -> None:
 
 
 def _fill_disk(site: Site, runs: list[Run]) -> None:
+    """Leave room for names and a few bytes: where there is none at all, Python's temporary files go elsewhere."""
     disk = f"{SCRATCH}/filling"
-    site.network["worker-1"].run("sh", "-c", f"dd if=/dev/zero of={disk} bs=1M 2>/dev/null; test -s {disk}")
+    fill = f"dd if=/dev/zero of={disk} bs=1M 2>/dev/null; truncate --size=-{_LEFT_BYTES} {disk}"
+    site.network["worker-1"].run("sh", "-c", fill)
     runs[0].wait()
     site.network["worker-1"].run("rm", disk)
 

@@ -63,3 +63,4 @@ def test_all_threads_of_a_flow_place_their_stages_by_one_placement(tmp_path: Pat
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         found = [one.result() for one in [pool.submit(ask) for _ in range(NUM_THREADS)]]
     assert len(set(map(id, found))) == 1
+    assert connect(settings).home_placement is found[0]
