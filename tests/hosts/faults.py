@@ -189,10 +189,10 @@ def _bad_day(site: Site, runs: list[Run]) -> None:
 def _fill_disk(site: Site, runs: list[Run]) -> None:
     """Leave room for names and a few bytes: where there is none at all, Python's temporary files go elsewhere."""
     disk = f"{SCRATCH}/filling"
-    fill = f"dd if=/dev/zero of={disk} bs=1M 2>/dev/null; truncate --size=-{_LEFT_BYTES} {disk}"
-    site.network["worker-1"].run("sh", "-c", fill)
+    host = site.network[_training_host(site)]
+    host.run("sh", "-c", f"dd if=/dev/zero of={disk} bs=1M 2>/dev/null; truncate --size=-{_LEFT_BYTES} {disk}")
     runs[0].wait()
-    site.network["worker-1"].run("rm", disk)
+    host.run("rm", disk)
 
 
 def _nothing(site: Site, runs: list[Run]) -> None:
@@ -237,5 +237,5 @@ FAULTS = {
         ahead=("flow-2",),
     ),
     "s3-slow": Fault("S3 moves 50 kB a second", _slow_s3, at_once=True),
-    "disk": Fault("a worker's disk is full", _fill_disk, at_once=True),
+    "disk": Fault("the disk of the worker that trains is full", _fill_disk),
 }
