@@ -87,7 +87,7 @@ def _search(plan: CompressionPlan, policy: SearchPolicy) -> SearchRecord:
         trials=tuple(trials),
         finalists=finalists,
     )
-    tabulate(record, found_plan(plan.model_dump(mode="json"), record))
+    tabulate(record, found_text(plan.model_dump(mode="json", exclude_unset=True), record))
     return record
 
 

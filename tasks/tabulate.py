@@ -1,7 +1,5 @@
 """Show a search: its trials in MLflow and in Prefect's pages, and its record among the documents."""
 
-from typing import Any
-
 from tasks.contracts.search import SearchRecord
 from tasks.reporting.search_artifacts import publish_search
 from tasks.runtime.services import connect
@@ -10,7 +8,7 @@ from tasks.stages.recording_search import record_search
 
 
 @effect_task
-def tabulate(record: SearchRecord, found: dict[str, Any] | None) -> None:
-    """Keep the record, log a run for every trial, and show the trials beside the plan that was found."""
+def tabulate(record: SearchRecord, found: str | None) -> None:
+    """Keep the record, log a run for every trial, and show the trials beside the plan (YAML) that was found."""
     record_search(connect(), record, found)
     publish_search(record, found)

@@ -1,18 +1,16 @@
 """A search in Prefect's pages: artifacts of the flow run, whose keys are the same for every search of a plan."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import httpx
-import yaml
 
 from tasks.contracts.errors import ServiceUnavailableError
 from tasks.contracts.search import SearchRecord, Trial
 from tasks.reporting.artifacts import escape_markdown, stable_key
 
 
-def publish_search(record: SearchRecord, found: Mapping[str, Any] | None) -> None:
-    """Create the artifacts `<plan>-trials` and, where something was found, `<plan>-found`.
+def publish_search(record: SearchRecord, found: str | None) -> None:
+    """Create the artifacts `<plan>-trials` and, where something was found, `<plan>-found`, the plan as YAML.
 
     Needs the context of a flow or task run.
 
@@ -26,8 +24,7 @@ def publish_search(record: SearchRecord, found: Mapping[str, Any] | None) -> Non
     try:
         create_table_artifact(trial_table(record), key=trials_key, description=told)
         if found is not None:
-            document = yaml.safe_dump(dict(found), sort_keys=False, allow_unicode=True)
-            create_markdown_artifact(f"```yaml\n{document}```\n", key=found_key, description=told)
+            create_markdown_artifact(f"```yaml\n{found}```\n", key=found_key, description=told)
     except (httpx.HTTPError, RuntimeError) as error:  # the client tells of an API that is away by RuntimeError
         raise ServiceUnavailableError(
             f"the Prefect server (PREFECT_API_URL) took no artifacts of search {record.run_id}: {error}"
@@ -74,7 +71,7 @@ def trial_table(record: SearchRecord) -> list[dict[str, Any]]:
     base = record.baseline
     names = {"tuned": f"{record.metric} tuned", "held": f"{record.metric} held out"}
     rows: list[dict[str, Any]] = [
-        {"chain": "baseline", names["tuned"]: base.scores.tuned, names["held"]: base.scores.held,
+        {"chain": "baseline", names["tuned"]: round(base.scores.tuned, 6), names["held"]: round(base.scores.held, 6),
          "bytes": base.size_bytes, "flops": base.flops, "seconds": "", "state": "", "values": ""}
     ]  # fmt: skip
     for trial in record.trials:

@@ -1,23 +1,18 @@
 """The work of recording a search: its document, and an MLflow run for every trial."""
 
-from collections.abc import Mapping
-from typing import Any
-
-import yaml
-
 from tasks.contracts.registration import RUN_TAG
 from tasks.contracts.search import SearchRecord, Trial, TrialFigures
 from tasks.runtime.documents import record_document
 from tasks.runtime.services import Services
 
 
-def record_search(services: Services, record: SearchRecord, found: Mapping[str, Any] | None) -> str:
+def record_search(services: Services, record: SearchRecord, found: str | None) -> str:
     """Record a search and its trials, and return the MLflow run of the search; a repetition finds what is there.
 
     Args:
         services: What is outside.
         record: What was tried and chosen.
-        found: The plan with the finalists, attached as `plan.yaml`.
+        found: The plan with the finalists as YAML, attached as `plan.yaml`.
     """
     record_document(services.documents, f"searches/{record.run_id}", record.canonical_json())
     experiment = f"stillhouse-{record.plan.name}-search"
@@ -29,7 +24,7 @@ def record_search(services: Services, record: SearchRecord, found: Mapping[str, 
     metrics |= {"trials": float(len(record.trials)), "trials_within_limits": float(within)}
     files = {"search.json": record.canonical_json()}
     if found is not None:
-        files["plan.yaml"] = yaml.safe_dump(dict(found), sort_keys=False, allow_unicode=True).encode()
+        files["plan.yaml"] = found.encode()
     names = ", ".join(trial.name for trial in record.chosen) or "none"
     services.tracker.finish_parent(parent, metrics, {"stillhouse.finalists": names}, files, status="FINISHED")
     return parent

@@ -82,6 +82,11 @@ def test_found_plan_of_a_dumped_plan_is_the_same_plan_as_that_of_what_was_writte
     assert parse_plan(written, "written").value_digest() == parse_plan(dumped, "dumped").value_digest()
 
 
+def test_what_a_search_shows_is_what_was_written_and_not_every_default() -> None:
+    shown = found_plan(plan().model_dump(mode="json", exclude_unset=True), record(0))
+    assert shown == found_plan(DOCUMENT, record(0))
+
+
 def test_found_text_is_yaml_with_the_figures_as_comments() -> None:
     text = found_text(DOCUMENT, record(0))
     assert text is not None

@@ -27,7 +27,7 @@ RECORD = searched(tried(0), tried(1, Excess(tuned=0.02, held=-0.01, size=0.0)), 
 
 
 def test_a_search_is_a_run_with_a_run_for_every_trial(outside: Services) -> None:
-    parent = record_search(outside, RECORD, {"name": "digits"})
+    parent = record_search(outside, RECORD, "name: digits  # found\n")
     runs = outside.tracker.runs
     trials = {run["name"]: run for run in runs.values() if run["parent"] == parent}
     assert list(trials) == ["student-0", "student-1", "pruned-2"]
