@@ -123,7 +123,6 @@ class MlflowConnection:
             raise type(named)(without_secrets(str(named), self._address)) from None
 
 
-@cache
 def connection(settings: Settings, locks: "Locks | None" = None) -> MlflowConnection:
     """Return the connection of these settings; tracking and registry share it.
 
@@ -131,6 +130,12 @@ def connection(settings: Settings, locks: "Locks | None" = None) -> MlflowConnec
         settings: where MLflow is.
         locks: among all who write to it; by default, among those who share the store's folder.
     """
+    return _connection(settings, locks)
+
+
+@cache
+def _connection(settings: Settings, locks: "Locks | None") -> MlflowConnection:
+    """Make one for each pair; a cache on `connection` itself would tell an argument left out from its default."""
     return MlflowConnection(settings, locks)
 
 

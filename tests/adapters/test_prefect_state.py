@@ -19,7 +19,8 @@ def test_what_prefect_yaml_deploys_is_found_again_as_it_says(tmp_path: Path) -> 
     wanted = wanted_deployments(ROOT)
     with prefect_server(tmp_path) as server, temporary_settings({PREFECT_API_URL: server.address}):
         assert judge_workers(read_prefect_state(server.address), wanted).state == "broken"
-        server.command("work-pool", "create", "cpu", "--type", "process")
+        for pool in ("cpu", "gpu"):
+            server.command("work-pool", "create", pool, "--type", "process")
         server.command("deploy", "--all")
 
         state = read_prefect_state(server.address)
@@ -32,7 +33,8 @@ def test_what_prefect_yaml_deploys_is_found_again_as_it_says(tmp_path: Path) -> 
     found = judge_automations(state, wanted)
     assert (found.state, "stillhouse notify" in found.remedy) == ("note", True), found
     idle = judge_workers(state, wanted)
-    assert (idle.state, idle.remedy) == ("broken", "`prefect worker start --pool cpu`")
+    remedy = "`prefect worker start --pool cpu`; `prefect worker start --pool gpu`"
+    assert (idle.state, idle.remedy) == ("broken", remedy)
 
 
 def test_a_server_that_is_away_is_named_without_its_password() -> None:

@@ -29,6 +29,8 @@ def test_check_places_names_the_setting_when_a_bucket_is_missing(s3, settings):
 
 
 def test_check_places_refuses_a_server_that_ignores_conditions(s3, settings):
+    if s3.kind != "moto":
+        pytest.skip(f"{s3.kind} would notice that a signed header is missing")
     s3.proxy.fault = lambda method, path: Fault(without="If-None-Match")
     with pytest.raises(UserError, match="lets several writers at once create one object"):
         check_places(settings)
