@@ -38,6 +38,11 @@ _logger = logging.getLogger(__name__)
 class Leases(Protocol):
     """See `tasks.adapters.lease_rows.LeaseRows`."""
 
+    @property
+    def length_s(self) -> float:
+        """How long a lease lasts after it was taken or renewed."""
+        ...
+
     def take(self, name: str, token: str, holder: str) -> bool:
         """Take the lock if it may be taken."""
         ...
@@ -123,22 +128,16 @@ class Lease:
 class LeaseLocks:
     """See `tasks.runtime.locking.Locks`."""
 
-    def __init__(self, rows: Leases, length_s: float = LEASE_S) -> None:
-        """Prepare to lock.
-
-        Args:
-            rows: where the leases are.
-            length_s: how long they last without being renewed; as `rows` have it.
-        """
+    def __init__(self, rows: Leases) -> None:
+        """Prepare to lock by the leases in `rows`."""
         self._rows = rows
-        self._length_s = length_s
         self._held: dict[str, Lease] = {}
         self._guard = threading.Lock()
 
     @property
     def dead_after_s(self) -> float:
         """See `Locks.dead_after_s`."""
-        return self._length_s + 2 * _LONGEST_POLL_S
+        return self._rows.length_s + 2 * _LONGEST_POLL_S
 
     def acquire(self, name: str, *, timeout_s: float | None = None) -> Lease:
         """See `Locks.acquire`."""
@@ -152,7 +151,7 @@ class LeaseLocks:
             with _only_logging(name):
                 self._rows.give_back(name, token)
             raise
-        lease = Lease(self._rows, name, token, self._length_s, self._forget)
+        lease = Lease(self._rows, name, token, self._rows.length_s, self._forget)
         with self._guard:
             self._held[name] = lease
         return lease
@@ -177,7 +176,7 @@ class LeaseLocks:
             raise
         else:
             if not lease.give_back():
-                raise _lost(name, self._length_s)
+                raise _lost(name, self._rows.length_s)
         finally:
             _held_here.reset(before)
 
@@ -214,7 +213,7 @@ class LeaseLocks:
             LockLostError: somebody has.
         """
         if not self._rows.pin(connection, name, token):
-            raise _lost(name, self._length_s)
+            raise _lost(name, self._rows.length_s)
 
     def _forget(self, lease: Lease) -> None:
         with self._guard:

@@ -64,6 +64,7 @@ class LeaseRows:
             length_s: how long a lease lasts after it was taken or renewed.
         """
         self._unopened = database
+        self.length_s = length_s
         self._length = timedelta(seconds=length_s)
 
     @cached_property

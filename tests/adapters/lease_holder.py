@@ -20,7 +20,7 @@ STAGE = "compress/abc"
 
 
 def locks_on(url, length_s):
-    return LeaseLocks(LeaseRows(LedgerDatabase(url), length_s), length_s)
+    return LeaseLocks(LeaseRows(LedgerDatabase(url), length_s))
 
 
 def commits_on(url, locks):

@@ -71,7 +71,7 @@ def rows():
 
 
 def locks_on(rows):
-    return LeaseLocks(rows, rows.length_s)
+    return LeaseLocks(rows)
 
 
 @pytest.fixture
